@@ -1,0 +1,47 @@
+"""The one door between HTTP and whatever generates tokens: the engine of this process, or a fake in a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.types import GenerateRequest, TokenEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`alive` is False when the engine's heartbeat has stopped (busy is alive). `ready` is False while loading or draining."""
+
+    alive: bool
+    ready: bool
+    reason: str
+    num_waiting: int = 0
+    num_running: int = 0
+    heartbeat_age_s: float = 0.0
+
+
+class Backend(Protocol):
+    """Generates tokens for requests."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens (prompt + output) that one sequence may have here."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 ≤ id < vocab_size."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+        """Admit `request` now and stream its events; ends after one terminal event per sequence.
+
+        Admission is synchronous: raises ContextLengthError, InvalidRequestError, OverloadedError or UnavailableError before
+        an iterator is returned. Closing the iterator early (`aclose`, cancellation) aborts what is unfinished within a step.
+        """
+        ...
+
+    def health(self) -> Health:
+        """Never blocks."""
+        ...

@@ -1,0 +1,90 @@
+"""Every error the service raises on purpose, as one tree. Each class has one stable label: the same word in HTTP bodies,
+logs and metrics.
+
+    HeadcountError
+    ├── ConfigError               a setting is unknown, malformed or contradicts another
+    ├── StartupError              the machine cannot do what is asked (port taken, too little memory, …)
+    ├── ModelError                the model cannot be loaded
+    │   ├── ModelNotFoundError        no such path, hub id or file
+    │   ├── ModelDownloadError        fetching it failed or the bytes are not the expected ones
+    │   └── UnsupportedModelError     architecture, tensor type or option that is not implemented
+    ├── RequestError              the client's request cannot be served as it is
+    │   ├── InvalidRequestError       a field is missing, malformed, out of range or unknown (400)
+    │   ├── ContextLengthError        prompt and completion do not fit the model or its KV cache (400)
+    │   ├── UnknownModelError         the `model` asked for is not served here (404)
+    │   ├── OverloadedError           the queue is full; `retry_after_s` says when to come back (429)
+    │   └── UnavailableError          starting, draining or dead (503)
+    └── EngineError               our fault: a sequence or the engine failed (500)
+
+Standard library only. HTTP status codes are the API's business (`service.api.errors`).
+"""
+
+from __future__ import annotations
+
+
+class HeadcountError(Exception):
+    """Base of all; `str(error)` is one sentence for a person that says what to do."""
+
+    label = "internal_error"
+
+
+class ConfigError(HeadcountError):
+    label = "config_error"
+
+
+class StartupError(HeadcountError):
+    label = "startup_error"
+
+
+class ModelError(HeadcountError):
+    label = "model_error"
+
+
+class ModelNotFoundError(ModelError):
+    label = "model_not_found"
+
+
+class ModelDownloadError(ModelError):
+    label = "model_download_failed"
+
+
+class UnsupportedModelError(ModelError):
+    label = "model_unsupported"
+
+
+class RequestError(HeadcountError):
+    """`param` names the field at fault as the client wrote it (`messages[0].content`), or is None."""
+
+    label = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequestError(RequestError):
+    label = "invalid_value"
+
+
+class ContextLengthError(RequestError):
+    label = "context_length_exceeded"
+
+
+class UnknownModelError(RequestError):
+    label = "model_not_found"
+
+
+class OverloadedError(RequestError):
+    label = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnavailableError(RequestError):
+    label = "service_unavailable"
+
+
+class EngineError(HeadcountError):
+    label = "engine_error"

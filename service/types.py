@@ -1,0 +1,181 @@
+"""What crosses the wall between HTTP and engine: requests in, token events out.
+
+Standard library only, frozen, validated once at birth: a `GenerateRequest` that exists is well formed.
+Token ids and numbers, never text: text lives in `service.text`, HTTP in `service.api`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from service.errors import InvalidRequestError
+
+MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 128
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended. Every accepted sequence ends with exactly one of these."""
+
+    STOP = "stop"  # an end-of-sequence or stop token, or a stop string
+    LENGTH = "length"  # max_tokens or the model's context is used up
+    ABORT = "abort"  # the client went away or asked for it
+    ERROR = "error"  # the engine could not go on with this sequence; `TokenEvent.error` says why
+
+
+def _check(ok: bool, param: str, message: str) -> None:
+    if not ok:
+        raise InvalidRequestError(message, param=param)
+
+
+def _in_range(value: float, low: float, high: float, param: str) -> None:
+    _check(
+        math.isfinite(value) and low <= value <= high,
+        param,
+        f"{param} must be between {low:g} and {high:g}, but is {value:g}.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen and when to stop. The one place where ranges are checked.
+
+    temperature 0 is greedy (argmax); `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty` divides or
+    multiplies logits of tokens in the prompt or the output; `presence_` and `frequency_penalty` look at the output only.
+    `logprobs` is None for none, else how many alternatives come with each sampled token (raw: before temperature, bias and
+    penalties). `seed` None means fresh randomness; sequence i of n draws with seed + i.
+    Raises InvalidRequestError, naming the field.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        # max_tokens 0 only scores the prompt: there is nothing else to ask of it.
+        floor = 0 if self.prompt_logprobs is not None else 1
+        _check(self.max_tokens >= floor, "max_tokens", f"max_tokens must be at least {floor}.")
+        _check(
+            0 <= self.min_tokens <= self.max_tokens,
+            "min_tokens",
+            "min_tokens must be between 0 and max_tokens.",
+        )
+        _in_range(self.temperature, 0.0, 2.0, "temperature")
+        _check(self.top_k >= 0, "top_k", "top_k must be 0 (off) or more.")
+        _in_range(self.top_p, 0.0, 1.0, "top_p")
+        _check(self.top_p > 0.0, "top_p", "top_p must be greater than 0.")
+        _in_range(self.min_p, 0.0, 1.0, "min_p")
+        _in_range(self.repetition_penalty, 0.01, 10.0, "repetition_penalty")
+        _in_range(self.presence_penalty, -2.0, 2.0, "presence_penalty")
+        _in_range(self.frequency_penalty, -2.0, 2.0, "frequency_penalty")
+        for token_id, bias in self.logit_bias:
+            _check(token_id >= 0, "logit_bias", "logit_bias keys must be token ids (0 or more).")
+            _in_range(bias, -100.0, 100.0, "logit_bias")
+        if self.seed is not None:
+            _check(-(2**63) <= self.seed < 2**63, "seed", "seed must be a 64-bit integer.")
+        for value, param in ((self.logprobs, "logprobs"), (self.prompt_logprobs, "prompt_logprobs")):
+            if value is not None:
+                _in_range(value, 0, MAX_TOP_LOGPROBS, param)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One request as the engine sees it: `n` sequences that continue the same prompt.
+
+    `arrival_at` is a reading of the process's monotonic clock (seconds).
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    n: int = 1
+    arrival_at: float
+
+    def __post_init__(self) -> None:
+        _check(len(self.prompt_token_ids) > 0, "prompt", "The prompt has no tokens.")
+        _check(1 <= self.n <= MAX_CHOICES, "n", f"n must be between 1 and {MAX_CHOICES}.")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of one token, with the most likely alternatives, best first.
+
+    `logprob` is finite: minus infinity is reported as `service.types.MIN_LOGPROB`.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+MIN_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceTimings:
+    """Instants (monotonic seconds) and counts of one finished sequence; None where it never got that far."""
+
+    arrival_at: float
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenEvent:
+    """What one engine step did for one sequence.
+
+    `token_ids` are the new tokens (none in a terminal event that brings no token; the last one is the stop token when
+    `finish_reason` is STOP). `logprobs` is aligned with `token_ids` when asked for. `prompt_logprobs` comes once, with the
+    first event of sequence 0: entry 0 is None (nothing precedes it). `timings` comes with the terminal event.
+    """
+
+    request_id: str
+    index: int = 0
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    num_prefix_hit_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    timings: SequenceTimings | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one engine step did, for whoever keeps the metrics. Times in seconds, ratios 0-1.
+
+    Counts are of this step; `num_running`, `num_waiting` and `kv_usage` are the state after it. `ttft_s` and `itl_s` hold one
+    entry per token that was a first or a later one. `finished` has one entry per sequence that ended.
+    """
+
+    duration_s: float
+    num_running: int
+    num_waiting: int
+    kv_usage: float
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_preemptions: int = 0
+    num_prefix_queried_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    ttft_s: tuple[float, ...] = ()
+    itl_s: tuple[float, ...] = ()
+    finished: tuple[tuple[FinishReason, SequenceTimings], ...] = ()
