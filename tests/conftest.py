@@ -1,0 +1,20 @@
+"""Fixtures every tier shares. Tests get the default model from the cache that `make setup` fills, or skip with the reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DEFAULT_MODEL_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The default model's GGUF file."""
+    cache = Path(os.environ.get("HEADCOUNT_CACHE_DIR", Path.home() / ".cache" / "headcount"))
+    found = sorted(cache.glob(f"models/**/{DEFAULT_MODEL_GGUF}"))
+    if not found:
+        pytest.skip(f"the default model is not in {cache}: `make model` fetches it")
+    return found[0]
