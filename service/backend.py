@@ -11,7 +11,10 @@ from service.types import GenerateRequest, TokenEvent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`alive` is False when the engine's heartbeat has stopped (busy is alive). `ready` is False while loading or draining."""
+    """`alive` is False when the engine's heartbeat has stopped (busy is alive).
+
+    `ready` is False while loading or draining.
+    """
 
     alive: bool
     ready: bool
@@ -19,6 +22,14 @@ class Health:
     num_waiting: int = 0
     num_running: int = 0
     heartbeat_age_s: float = 0.0
+
+
+class TokenStream(AsyncIterator[TokenEvent], Protocol):
+    """The events of one admitted request; any async generator of them is one."""
+
+    async def aclose(self) -> None:
+        """Abort what is unfinished, also where nothing has been read yet; harmless after the end, and twice."""
+        ...
 
 
 class Backend(Protocol):
@@ -34,11 +45,11 @@ class Backend(Protocol):
         """Token ids are 0 ≤ id < vocab_size."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenEvent]:
+    def generate(self, request: GenerateRequest) -> TokenStream:
         """Admit `request` now and stream its events; ends after one terminal event per sequence.
 
-        Admission is synchronous: raises ContextLengthError, InvalidRequestError, OverloadedError or UnavailableError before
-        an iterator is returned. Closing the iterator early (`aclose`, cancellation) aborts what is unfinished within a step.
+        Admission is synchronous: raises ContextLengthError, InvalidRequestError, OverloadedError or UnavailableError
+        before a stream is returned. Closing it early aborts what is unfinished within a step.
         """
         ...
 
