@@ -1,0 +1,170 @@
+"""The engine without a thread: requests in, one step at a time, token events out.
+
+Every accepted request ends in exactly one terminal event per sequence, whatever happens to it: completion, abort, a
+failure of its own, or a failure of the whole step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from service.engine.batch import Batch, ScheduledSequence
+from service.engine.block_manager import BlockManager
+from service.engine.runner_protocol import Runner, SequenceResult
+from service.engine.scheduler import Scheduler
+from service.engine.sequence import Sequence
+from service.engine.step_record import StepRecord
+from service.errors import ConfigError, ContextLengthError, InvalidRequestError
+from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Limits of a step. Raises ConfigError, naming the setting."""
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_num_seqs < 1:
+            raise ConfigError("max_num_seqs must be at least 1.")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                "max_num_batched_tokens must be at least max_num_seqs: each running sequence gets a token every step."
+            )
+
+
+class StepOutput(NamedTuple):
+    events: list[TokenEvent]
+    stats: StepStats
+
+
+class EngineCore:
+    """Continuous batching over one runner. Owned by one thread, but for `check`, which any thread may call."""
+
+    def __init__(self, runner: Runner, config: EngineConfig, clock: Callable[[], float]) -> None:
+        blocks = BlockManager(
+            num_blocks=runner.num_blocks, block_size=runner.block_size, prefix_caching=config.prefix_caching
+        )
+        self.max_model_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self.vocab_size = runner.vocab_size
+        self._runner = runner
+        self._clock = clock
+        self._blocks = blocks
+        self._scheduler = Scheduler(
+            blocks, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+        )
+        self._random = Random()  # seeded by the operating system: for requests that bring no seed
+        self._unfinished: dict[str, list[Sequence]] = {}
+        self._record = StepRecord()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would compute something or report an event."""
+        return bool(self._unfinished) or bool(self._record.events)
+
+    def check(self, request: GenerateRequest) -> None:
+        """Raise ContextLengthError or InvalidRequestError unless `request` can be served to its end."""
+        num_prompt, num_output = len(request.prompt_token_ids), request.sampling.max_tokens
+        if num_prompt + num_output > self.max_model_len:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self.max_model_len} tokens. However, you requested "
+                f"{num_prompt + num_output} tokens ({num_prompt} in the messages, {num_output} in the completion). "
+                "Please reduce the length of the messages or completion."
+            )
+        sampling = request.sampling
+        for param, token_ids in (
+            ("prompt", request.prompt_token_ids),
+            ("logit_bias", [token_id for token_id, _ in sampling.logit_bias]),
+            ("stop_token_ids", sampling.stop_token_ids),
+        ):
+            if token_ids and not (min(token_ids) >= 0 and max(token_ids) < self.vocab_size):
+                raise InvalidRequestError(
+                    f"{param} names a token id outside the vocabulary: ids are 0 to {self.vocab_size - 1}.", param=param
+                )
+
+    def add(self, request: GenerateRequest) -> None:
+        """Accept `request`. Raises what `check` raises, and InvalidRequestError while its `request_id` is in use."""
+        self.check(request)
+        if request.request_id in self._unfinished:
+            raise InvalidRequestError(f"request_id {request.request_id!r} is in use.", param="request_id")
+        sequences = [
+            Sequence.of(
+                request, index, fresh_seed=self._random.getrandbits(63), eos_token_ids=self._runner.eos_token_ids
+            )
+            for index in range(request.n)
+        ]
+        self._unfinished[request.request_id] = sequences
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """End what is unfinished of a request, if anything; its terminal events come with the next step."""
+        for sequence in tuple(self._unfinished.get(request_id, ())):
+            self._end(sequence, FinishReason.ABORT, SequenceResult(), self._clock())
+
+    def step(self) -> StepOutput:
+        """One iteration: schedule, execute, commit."""
+        started_at = self._clock()
+        batch = self._scheduler.schedule()
+        self._record.schedule(batch, started_at)
+        results = self._execute(batch)
+        ended_at = self._clock()
+        for scheduled, result in zip(batch.scheduled, results, strict=True):
+            self._commit(scheduled, result, ended_at)
+        return self._report(ended_at - started_at)
+
+    def check_integrity(self) -> None:
+        """Raise EngineError unless every KV block is accounted for."""
+        self._scheduler.check_integrity()
+
+    def _execute(self, batch: Batch) -> list[SequenceResult]:
+        if not batch.scheduled:
+            return []
+        try:
+            return self._runner.execute(batch)
+        except Exception as error:
+            logger.exception("a step of %d sequences failed", len(batch.scheduled))
+            failure = SequenceResult(error=f"The engine failed while computing this request ({type(error).__name__}).")
+            return [failure] * len(batch.scheduled)
+
+    def _commit(self, scheduled: ScheduledSequence, result: SequenceResult, at: float) -> None:
+        sequence, completes = scheduled.sequence, scheduled.completes
+        if result.error is not None:
+            self._end(sequence, FinishReason.ERROR, result, at)
+            return
+        self._scheduler.commit(scheduled, result)
+        if not completes:
+            return
+        reason = sequence.finish_reason(self.max_model_len)
+        if reason is None:
+            self._record.event(sequence, result, at)
+        else:
+            self._end(sequence, reason, result, at)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, result: SequenceResult, at: float) -> None:
+        # After a failure the K and V of the sequence may be wrong, even those of earlier steps: nobody may find them
+        # again.
+        self._scheduler.finish(sequence, forget=reason is FinishReason.ERROR)
+        self._record.event(sequence, result, at, finish_reason=reason)
+        unfinished = self._unfinished[sequence.request_id]
+        unfinished.remove(sequence)
+        if not unfinished:
+            del self._unfinished[sequence.request_id]
+
+    def _report(self, duration_s: float) -> StepOutput:
+        record, self._record = self._record, StepRecord()
+        stats = record.stats(
+            duration_s=duration_s,
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            kv_usage=self._blocks.usage,
+        )
+        return StepOutput(record.events, stats)

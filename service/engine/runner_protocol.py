@@ -1,0 +1,52 @@
+"""The seam between the engine and whatever computes: the model, a synthetic cost model, or a script in a test."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from service.engine.batch import Batch
+from service.types import TokenLogprob
+
+
+class SequenceResult(NamedTuple):
+    """What one step brought one scheduled sequence.
+
+    `token_id` is set exactly where the sequence samples, `logprob` where it also asked for one. `prompt_logprobs` has
+    one entry for each of its `prompt_logprob_positions`. With `error` set the rest is ignored: this sequence ends, the
+    others go on.
+    """
+
+    token_id: int | None = None
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    error: str | None = None
+
+
+class Runner(Protocol):
+    """Computes batches over a KV cache of `num_blocks` blocks of `block_size` slots. Used by one thread."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_size(self) -> int: ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens (prompt + output) of one sequence that the model can handle."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits per position."""
+        ...
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]: ...
+
+    def execute(self, batch: Batch) -> list[SequenceResult]:
+        """Compute a batch of at least one sequence; result i is of `batch.scheduled[i]`.
+
+        A sequence that cannot go on is reported by its `error`. An exception ends every sequence of the batch.
+        """
+        ...

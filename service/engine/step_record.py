@@ -1,0 +1,96 @@
+"""What one step brought, gathered while it goes: the events for the clients and the figures for the metrics.
+
+The one place that stamps instants on sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from service.engine.batch import Batch
+from service.engine.runner_protocol import SequenceResult
+from service.engine.sequence import Sequence
+from service.types import FinishReason, SequenceTimings, StepStats, TokenEvent, TokenLogprob
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """Filled by one step and the aborts before it, then read once."""
+
+    events: list[TokenEvent] = field(default_factory=list)
+    _finished: list[tuple[FinishReason, SequenceTimings]] = field(default_factory=list)
+    _ttft_s: list[float] = field(default_factory=list)
+    _itl_s: list[float] = field(default_factory=list)
+    _num_prompt_tokens: int = 0
+    _num_preemptions: int = 0
+    _num_prefix_queried_tokens: int = 0
+    _num_prefix_hit_tokens: int = 0
+
+    def schedule(self, batch: Batch, at: float) -> None:
+        """Take note of what the step is about to compute."""
+        self._num_preemptions += batch.num_preemptions
+        for sequence in batch.admitted:
+            if sequence.num_preemptions == 0:
+                sequence.scheduled_at = at
+                self._num_prefix_queried_tokens += sequence.num_prompt_tokens
+                self._num_prefix_hit_tokens += sequence.num_prefix_hit_tokens
+        for scheduled in batch.scheduled:
+            self._num_prompt_tokens += max(
+                0, min(scheduled.end, scheduled.sequence.num_prompt_tokens) - scheduled.start
+            )
+
+    def event(
+        self, sequence: Sequence, result: SequenceResult, at: float, *, finish_reason: FinishReason | None = None
+    ) -> None:
+        """Report what `result` brought `sequence` at instant `at`, and its end if it has a `finish_reason`."""
+        if result.token_id is not None:
+            self._time_token(sequence, at)
+        if finish_reason is not None:
+            self._finished.append((finish_reason, sequence.timings()))
+        self.events.append(
+            TokenEvent(
+                request_id=sequence.request_id,
+                index=sequence.index,
+                token_ids=() if result.token_id is None else (result.token_id,),
+                logprobs=() if result.logprob is None else (result.logprob,),
+                prompt_logprobs=_due_prompt_logprobs(sequence, finish_reason),
+                num_prefix_hit_tokens=sequence.num_prefix_hit_tokens,
+                finish_reason=finish_reason,
+                error=result.error,
+                timings=None if finish_reason is None else self._finished[-1][1],
+            )
+        )
+
+    def stats(self, *, duration_s: float, num_running: int, num_waiting: int, kv_usage: float) -> StepStats:
+        return StepStats(
+            duration_s=duration_s,
+            num_running=num_running,
+            num_waiting=num_waiting,
+            kv_usage=kv_usage,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_output_tokens=len(self._ttft_s) + len(self._itl_s),
+            num_preemptions=self._num_preemptions,
+            num_prefix_queried_tokens=self._num_prefix_queried_tokens,
+            num_prefix_hit_tokens=self._num_prefix_hit_tokens,
+            ttft_s=tuple(self._ttft_s),
+            itl_s=tuple(self._itl_s),
+            finished=tuple(self._finished),
+        )
+
+    def _time_token(self, sequence: Sequence, at: float) -> None:
+        if sequence.last_token_at is None:
+            sequence.first_token_at = at
+            self._ttft_s.append(at - sequence.arrival_at)
+        else:
+            self._itl_s.append(at - sequence.last_token_at)
+        sequence.last_token_at = at
+
+
+def _due_prompt_logprobs(
+    sequence: Sequence, finish_reason: FinishReason | None
+) -> tuple[TokenLogprob | None, ...] | None:
+    """They come once, with the first event that follows from computing. Nothing precedes the first token."""
+    is_cut_short = finish_reason in (FinishReason.ABORT, FinishReason.ERROR)
+    if not sequence.wants_prompt_logprobs or is_cut_short or sequence.num_output_tokens > 1:
+        return None
+    return (None, *sequence.prompt_logprobs)
