@@ -83,9 +83,9 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     @property
-    def may_stop(self) -> bool:
-        """Whether the next token may be a stop token: not before `min_tokens` others."""
-        return self.num_output_tokens >= self.sampling.min_tokens
+    def forbidden_token_ids(self) -> frozenset[int]:
+        """What must not come next: a stop token before `min_tokens` others."""
+        return self.stop_token_ids if self.num_output_tokens < self.sampling.min_tokens else frozenset()
 
     @property
     def wants_prompt_logprobs(self) -> bool:
