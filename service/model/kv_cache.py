@@ -1,0 +1,54 @@
+"""The paged KV cache: where keys and values of every layer live, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's blocks.
+
+    keys [num_blocks, num_kv_heads, head_dim, block_size], so that one dimension of a block's keys is one vector;
+    values [num_blocks, num_kv_heads, block_size, head_dim], so that one key's value is one vector.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def block_size(self) -> int:
+        return self.values.shape[2]
+
+
+class KVCache:
+    """All layers' caches, zero at birth (a slot never written is masked, but 0 × NaN would still be NaN)."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        def layer() -> LayerCache:
+            keys = torch.zeros((num_blocks, num_kv_heads, head_dim, block_size), dtype=dtype, device=device)
+            values = torch.zeros((num_blocks, num_kv_heads, block_size, head_dim), dtype=dtype, device=device)
+            return LayerCache(keys, values)
+
+        self.layers = tuple(layer() for _ in range(num_layers))
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+
+    @staticmethod
+    def bytes_per_block(
+        *, num_layers: int, num_kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype
+    ) -> int:
+        return 2 * num_layers * num_kv_heads * head_dim * block_size * dtype.itemsize
