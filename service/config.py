@@ -1,0 +1,162 @@
+"""Every setting, declared once, read once: defaults < file < `HEADCOUNT_*` environment < command-line flags.
+
+`load_settings` merges the four, refuses unknown keys by naming the closest one, and remembers where each value came
+from (`headcount config` prints that). The file is TOML with the same keys: `port = 8001`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "HEADCOUNT_"
+CONFIG_FILE_VARIABLE = "HEADCOUNT_CONFIG"
+
+
+class StepCost(BaseModel):
+    """Seconds that one step of the synthetic runner takes:
+    alpha + beta * sequences + gamma * new tokens + delta * context tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alpha: float = Field(0.005, ge=0)
+    beta: float = Field(0.0005, ge=0)
+    gamma: float = Field(0.0001, ge=0)
+    delta: float = Field(1e-7, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """Flags and environment bring text: JSON."""
+        return json.loads(value) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What is in force. Durations in seconds, sizes in the unit that the name says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # what is served
+    model: str = Field(
+        "smollm2-135m-instruct",
+        min_length=1,
+        description="the default model, a directory, a .gguf file, or a hub id (org/name, org/name:file.gguf)",
+    )
+    served_model_name: str | None = Field(
+        None, min_length=1, description="name in the API; default: derived from model"
+    )
+    runner: Literal["model", "synthetic"] = Field(
+        "model", description="synthetic: no weights, steps cost synthetic_cost"
+    )
+    synthetic_cost: StepCost = Field(StepCost(), description="seconds per step of the synthetic runner, as JSON")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the CPU has it")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(
+        0, ge=0, le=1024, description="compute threads of a replica; 0: all cores, shared by the replicas"
+    )
+    cache_dir: Path = Field(Path("~/.cache/headcount"), description="downloads, prepared weights, compiled kernels")
+
+    # the engine
+    max_model_len: int | None = Field(
+        None, ge=1, description="most tokens of a sequence; default: what the model allows"
+    )
+    kv_cache_gib: float | None = Field(None, gt=0, description="memory for keys and values; default: from what is free")
+    block_size: Literal[16, 32, 64] = Field(16, description="tokens in a KV block; native kernels need 16")
+    max_num_seqs: int = Field(64, ge=1, le=4096, description="most sequences in a step")
+    max_num_batched_tokens: int = Field(256, ge=16, le=1 << 20, description="most new tokens in a step")
+    prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
+    max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
+    heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
+
+    # HTTP
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    max_body_mib: float = Field(4.0, gt=0, le=1024, description="largest request body")
+    log_format: Literal["json", "text"] = Field("json", description="form of the request log")
+    log_prompts: bool = Field(False, description="put prompts into the request log")
+
+    # the fleet
+    num_replicas: int = Field(1, ge=1, le=1024, description="replicas, each with its own engine")
+    data_plane: Literal["auto", "haproxy", "serve"] = Field("auto", description="what stands before the replicas")
+    replica_cpus: float = Field(0.0, ge=0, description="CPUs that Ray reserves for a replica")
+    drain_timeout_s: float = Field(60.0, ge=0, description="longest wait for running requests at shutdown")
+    startup_timeout_s: float = Field(600.0, gt=0, description="longest wait for the replicas to be ready")
+
+    @property
+    def cache_path(self) -> Path:
+        return self.cache_dir.expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSettings:
+    """Settings, and for each key the place its value came from: `default`, a file's path, a variable or a flag."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+def load_settings(*, flags: Mapping[str, object], environment: Mapping[str, str]) -> LoadedSettings:
+    """Merge the sources. `flags` are the given ones only; its key `config` names the file, as does HEADCOUNT_CONFIG.
+
+    Raises ConfigError: unknown key (with the closest known one), malformed value (with where it came from).
+    """
+    flags = dict(flags)
+    path = flags.pop("config", None) or environment.get(CONFIG_FILE_VARIABLE)
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+
+    def take(key: str, value: object, origin: str, name: str) -> None:
+        if key not in Settings.model_fields:
+            raise ConfigError(f"Unknown setting {name} ({origin}).{_closest(key, name)}")
+        values[key], origins[key] = value, origin
+
+    if path is not None:
+        for key, value in _read_file(Path(str(path))).items():
+            take(key, value, str(path), key)
+    for variable in sorted(environment):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable != CONFIG_FILE_VARIABLE:
+            key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            take(key, environment[variable], "environment", variable)
+    for key, value in flags.items():
+        take(key, value, "flag", _flag(key))
+    try:
+        return LoadedSettings(Settings.model_validate(values), origins)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        reason = first["msg"][:1].lower() + first["msg"][1:]
+        raise ConfigError(f"{key} = {values[key]!r} ({origins[key]}) is not valid: {reason}.") from None
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"The configuration file {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _closest(key: str, name: str) -> str:
+    matches = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.5)
+    if not matches:
+        return " `headcount config` lists all settings."
+    closest = matches[0]
+    if name.startswith("--"):
+        closest = _flag(closest)
+    elif name.startswith(ENVIRONMENT_PREFIX):
+        closest = ENVIRONMENT_PREFIX + closest.upper()
+    return f" Did you mean {closest}?"

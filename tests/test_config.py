@@ -1,0 +1,78 @@
+"""Settings: precedence, provenance, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.config import Settings, load_settings
+from service.errors import ConfigError
+
+
+def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    """Each key takes the value of the strongest source that names it, and remembers which that was."""
+    file = tmp_path / "headcount.toml"
+    file.write_text("port = 1\nhost = '0.0.0.0'\nmax_num_seqs = 3\n")
+
+    loaded = load_settings(
+        flags={"config": str(file), "port": "3"}, environment={"HEADCOUNT_PORT": "2", "HEADCOUNT_MAX_NUM_SEQS": "4"}
+    )
+
+    assert (loaded.settings.port, loaded.origins["port"]) == (3, "flag")
+    assert (loaded.settings.max_num_seqs, loaded.origins["max_num_seqs"]) == (4, "environment")
+    assert (loaded.settings.host, loaded.origins["host"]) == ("0.0.0.0", str(file))  # noqa: S104 - a value, not a socket
+    assert (loaded.settings.num_replicas, loaded.origins["num_replicas"]) == (1, "default")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "message"),
+    [
+        ({"prot": "1"}, {}, "Unknown setting --prot (flag). Did you mean --port?"),
+        ({}, {"HEADCOUNT_MAX_NUM_SEQ": "1"}, "Did you mean HEADCOUNT_MAX_NUM_SEQS?"),
+        ({"zzzzz": "1"}, {}, "`headcount config` lists all settings."),
+        ({"port": "x"}, {}, "port = 'x' (flag) is not valid: input should be a valid integer"),
+        ({}, {"HEADCOUNT_PORT": "0"}, "port = '0' (environment) is not valid"),
+        ({"synthetic_cost": '{"alpha": -1}'}, {}, "is not valid"),
+        ({"config": "/nowhere.toml"}, {}, "The configuration file /nowhere.toml does not exist."),
+        ({"device": "tpu"}, {}, "device = 'tpu' (flag) is not valid"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_sentence(
+    flags: dict[str, object], environment: dict[str, str], message: str
+) -> None:
+    """Unknown keys name the closest known one; malformed values name the key, the value and where it came from."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(flags=flags, environment=environment)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_file_is_one_clear_sentence(tmp_path: Path) -> None:
+    """A file that is no TOML, or holds an unknown key, is refused by name."""
+    file = tmp_path / "headcount.toml"
+    for text, message in (("port = ", "cannot be read"), ("prot = 1", "Unknown setting prot")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_settings(flags={}, environment={"HEADCOUNT_CONFIG": str(file)})
+
+
+@given(
+    port=st.integers(1, 65535), seqs=st.integers(1, 4096), caching=st.booleans(), gib=st.floats(0.01, 100) | st.none()
+)
+def test_settings_survive_a_round_trip_through_the_environment(
+    port: int, seqs: int, caching: bool, gib: float | None
+) -> None:
+    """What is written as text is read back as the same settings."""
+    settings = Settings(port=port, max_num_seqs=seqs, prefix_caching=caching, kv_cache_gib=gib)
+    environment = {
+        f"HEADCOUNT_{key.upper()}": str(value) for key, value in settings.model_dump(exclude_defaults=True).items()
+    }
+    assert load_settings(flags={}, environment=environment).settings == settings
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """`headcount config` and `--help` have a description to show for each key."""
+    assert [key for key, field in Settings.model_fields.items() if not field.description] == []
