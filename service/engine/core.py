@@ -55,6 +55,7 @@ class EngineCore:
         )
         self.max_model_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self.vocab_size = runner.vocab_size
+        self.config = config
         self._runner = runner
         self._clock = clock
         self._blocks = blocks

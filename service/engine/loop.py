@@ -1,0 +1,258 @@
+"""The engine as a `Backend`: one thread owns the core; asyncio hands it requests and reads their events.
+
+The thread sleeps while there is nothing to do and is woken by a command; between two steps it takes in all commands.
+After a step, each event loop gets one callback with the events of all its streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from service.backend import Health
+from service.engine.core import EngineCore
+from service.engine.drain_rate import DrainRate
+from service.engine.stream import RequestStream, push_all
+from service.errors import ConfigError, InvalidRequestError, OverloadedError, UnavailableError
+from service.types import GenerateRequest, StepStats, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[StepStats], None]
+"""Told of every step, on the engine thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Limits around the steps. Raises ConfigError, naming the setting.
+
+    Beyond the `max_num_seqs` sequences that may run, `max_waiting` are accepted. A step, or work that is not taken up,
+    may last `heartbeat_timeout_s` before the engine counts as dead.
+    """
+
+    max_waiting: int = 256
+    heartbeat_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.max_waiting < 0:
+            raise ConfigError("max_waiting must be 0 or more.")
+        if not self.heartbeat_timeout_s > 0.0:
+            raise ConfigError("heartbeat_timeout_s must be greater than 0.")
+
+
+@dataclass(slots=True)
+class _Live:
+    """A request with sequences to end. The reader owns its stream: who loses it aborts the request."""
+
+    stream: weakref.ref[RequestStream]
+    num_unfinished: int
+
+
+class EngineBackend:
+    """Implements `Backend`. `start` first; then `drain` or `close`, once and for all."""
+
+    def __init__(
+        self,
+        core: EngineCore,
+        config: LoopConfig,
+        *,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._core = core
+        self._config = config
+        self._observer = observer
+        self._clock = clock
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._changed = threading.Condition()  # guards what follows
+        self._commands: list[Callable[[], None]] = []
+        self._live: dict[str, _Live] = {}
+        self._num_live_sequences = 0
+        self._num_running = 0
+        self._drain_rate = DrainRate()
+        self._refusal: str | None = "The engine has not started."
+        self._failure: str | None = None
+        self._is_stopping = False
+        self._busy_since: float | None = None  # when the present step began, or work began to wait; None when idle
+        self._is_observer_broken = False
+
+    @property
+    def max_model_len(self) -> int:
+        return self._core.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self._core.vocab_size
+
+    def start(self) -> None:
+        self._refusal = None
+        self._thread.start()
+
+    def generate(self, request: GenerateRequest) -> RequestStream:
+        """See `Backend.generate`. To be called on a running event loop, which then gets the events."""
+        self._core.check(request)
+        loop = asyncio.get_running_loop()
+        with self._changed:
+            self._check_admission(request)
+            stream = RequestStream(request, loop, self._abort)
+            self._live[request.request_id] = _Live(weakref.ref(stream), request.n)
+            self._num_live_sequences += request.n
+            self._command(partial(self._core.add, request))
+        return stream
+
+    def health(self) -> Health:
+        busy_since, refusal, failure = self._busy_since, self._refusal, self._failure
+        age_s = 0.0 if busy_since is None else max(0.0, self._clock() - busy_since)
+        if failure is None and age_s > self._config.heartbeat_timeout_s:
+            failure = f"The engine has been silent for {age_s:.0f} s."
+        return Health(
+            alive=failure is None,
+            ready=failure is None and refusal is None,
+            reason=failure or refusal or "ok",
+            num_waiting=max(0, self._num_live_sequences - self._num_running),
+            num_running=self._num_running,
+            heartbeat_age_s=age_s,
+        )
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Admit nothing more, finish what is accepted, then stop; whether all of it finished within `timeout_s`.
+
+        What did not finish ends with an error.
+        """
+        self._refuse("The server is draining: it finishes what it has and accepts nothing new.")
+        return await asyncio.to_thread(self._drain, timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Stop after the present step, or without it after `timeout_s`. Unfinished requests end with an error."""
+        self._refuse("The server is shutting down.")
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            logger.error("the engine is stuck in a step and was left behind")
+        self._fail_live("The server is shutting down.")
+
+    def _check_admission(self, request: GenerateRequest) -> None:
+        if self._refusal is not None:
+            raise UnavailableError(self._refusal)
+        if request.request_id in self._live:
+            raise InvalidRequestError(f"request_id {request.request_id!r} is in use.", param="request_id")
+        if self._num_live_sequences >= self._core.config.max_num_seqs + self._config.max_waiting:
+            num_waiting = self._num_live_sequences - self._num_running
+            raise OverloadedError(
+                f"The server is overloaded: {num_waiting} requests are waiting. Please retry later.",
+                retry_after_s=self._drain_rate.time_for(num_waiting, self._clock()),
+            )
+
+    def _command(self, command: Callable[[], None]) -> None:
+        """Have the engine thread run `command` before its next step."""
+        with self._changed:
+            self._commands.append(command)
+            if self._busy_since is None:
+                self._busy_since = self._clock()
+            self._changed.notify_all()
+
+    def _abort(self, request_id: str) -> None:
+        self._command(partial(self._core.abort, request_id))
+
+    def _refuse(self, reason: str) -> None:
+        with self._changed:
+            self._refusal = self._refusal or reason
+
+    def _drain(self, timeout_s: float) -> bool:
+        with self._changed:
+            has_drained = self._changed.wait_for(lambda: not self._live, timeout_s)
+        self.close()
+        return has_drained and self._failure is None
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                if self._core.has_work:
+                    self._step()
+        except BaseException:
+            logger.exception("the engine has failed")
+            with self._changed:
+                self._failure = self._refusal = "The engine has failed; this server must be restarted."
+            self._fail_live(self._failure)
+
+    def _take_commands(self) -> bool:
+        """Wait for something to do and run the commands; False when it is time to stop."""
+        with self._changed:
+            while not (self._commands or self._core.has_work or self._is_stopping):
+                self._busy_since = None
+                self._changed.wait()
+            self._busy_since = self._clock()
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        return not self._is_stopping
+
+    def _step(self) -> None:
+        events, stats = self._core.step()
+        self._deliver(events)
+        self._observe(stats)
+        self._settle(events, stats)
+        if not self._core.has_work:
+            self._core.check_integrity()
+
+    def _deliver(self, events: list[TokenEvent]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[RequestStream, TokenEvent]]] = {}
+        for event in events:
+            live = self._live.get(event.request_id)
+            stream = None if live is None else live.stream()
+            if stream is not None:
+                by_loop.setdefault(stream.loop, []).append((stream, event))
+        for loop, pairs in by_loop.items():
+            self._call(loop, partial(push_all, pairs), [stream.request_id for stream, _ in pairs])
+
+    def _call(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None], request_ids: list[str]) -> None:
+        try:
+            loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed: nobody can read these streams any more
+            for request_id in request_ids:
+                self._abort(request_id)
+
+    def _observe(self, stats: StepStats) -> None:
+        if self._observer is None:
+            return
+        try:
+            self._observer(stats)
+        except Exception:
+            if not self._is_observer_broken:  # once: there may be fifty steps a second
+                logger.exception("the observer of engine steps failed; its figures are wrong from here on")
+            self._is_observer_broken = True
+
+    def _settle(self, events: list[TokenEvent], stats: StepStats) -> None:
+        """Take finished sequences off the books."""
+        with self._changed:
+            self._num_running = stats.num_running
+            for event in events:
+                live = self._live.get(event.request_id)
+                if event.finish_reason is None or live is None:
+                    continue
+                live.num_unfinished -= 1
+                self._num_live_sequences -= 1
+                if live.num_unfinished == 0:
+                    del self._live[event.request_id]
+            self._drain_rate.note(len(stats.finished), self._clock())
+            self._changed.notify_all()
+
+    def _fail_live(self, error: str) -> None:
+        """Nothing more comes from the core: end every stream that still waits for something."""
+        with self._changed:
+            live, self._live = self._live, {}
+            self._num_live_sequences = self._num_running = 0
+            self._changed.notify_all()
+        for request in live.values():
+            stream = request.stream()
+            if stream is not None:
+                self._call(stream.loop, partial(stream.fail, error), [])
