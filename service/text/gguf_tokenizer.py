@@ -185,13 +185,19 @@ def _merges_by_score(metadata: _TokenizerMetadata) -> list[tuple[str, str]]:
 
 
 def _post_processor(metadata: _TokenizerMetadata, adds_bos: bool) -> processors.TemplateProcessing:
-    ids = {token: token_id for token_id, token in enumerate(metadata.tokens)}
+    """Puts the begin and end token around a text; where the file does not say, `adds_bos` holds and no end token."""
     asked = metadata.optional("add_bos_token", bool)
-    bos = metadata.token("bos") if (adds_bos if asked is None else asked) else None
-    eos = metadata.token("eos") if metadata.optional("add_eos_token", bool) else None
-    text = [*([bos] if bos else []), "$A", *([eos] if eos else [])]
+    added = {
+        "bos": metadata.token("bos") if (adds_bos if asked is None else asked) else None,
+        "eos": metadata.token("eos") if metadata.optional("add_eos_token", bool) else None,
+    }
     return processors.TemplateProcessing(
-        single=text, special_tokens=[(token, ids[token]) for token in {bos, eos} if token is not None]
+        single=[name for name in ("bos", "$A", "eos") if added.get(name, name) is not None],
+        special_tokens=[
+            {"id": name, "ids": [metadata.required(f"{name}_token_id", int)], "tokens": [token]}
+            for name, token in added.items()
+            if token is not None
+        ],
     )
 
 
