@@ -24,8 +24,12 @@ class Health:
     heartbeat_age_s: float = 0.0
 
 
-class TokenStream(AsyncIterator[TokenEvent], Protocol):
+class TokenStream(Protocol):
     """The events of one admitted request; any async generator of them is one."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
+
+    async def __anext__(self) -> TokenEvent: ...
 
     async def aclose(self) -> None:
         """Abort what is unfinished, also where nothing has been read yet; harmless after the end, and twice."""
