@@ -1,0 +1,114 @@
+"""From a path to a model that runs: check that it fits, prepare its weights once, map them, pack and share them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from service.errors import ModelNotFoundError, StartupError
+from service.model.architecture import ModelConfig
+from service.model.gguf_weights import open_gguf
+from service.model.linear import alike_allocations, share_packed
+from service.model.memory import available_bytes
+from service.model.native_ops import choose_ops
+from service.model.prepared import map_weights, prepare
+from service.model.safetensors_weights import open_directory
+from service.model.storage import gibibytes, locked
+from service.model.transformer import Transformer
+from service.model.weights import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_BLOCK_SIZE = 16
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A Hugging Face directory or a GGUF file. Raises ModelError, ModelNotFoundError or UnsupportedModelError."""
+    if path.is_dir():
+        return open_directory(path)
+    if path.is_file():
+        return open_gguf(path)
+    raise ModelNotFoundError(f"There is no model at {path}.")
+
+
+def load_model(
+    path: Path, *, dtype: DtypeName, device: str, cache_dir: Path, block_size: int = DEFAULT_BLOCK_SIZE
+) -> Transformer:
+    """The model at `path` (see `open_checkpoint`), ready to run on `device` ("cpu", "cuda", "cuda:0", …).
+
+    `dtype` "auto" is bfloat16 where the hardware computes in it, else float32. Prepared weights are kept in
+    `cache_dir`. Raises StartupError if the device is absent or the weights do not fit into memory or cache, and what
+    `open_checkpoint` raises.
+    """
+    target = _device(device)
+    runtime_dtype = _native_dtype(target) if dtype == "auto" else DTYPES[dtype]
+    checkpoint = open_checkpoint(path)
+    needed, available = checkpoint.weight_bytes(runtime_dtype), available_bytes(target)
+    if available is not None and needed > available:
+        raise StartupError(
+            f"The weights of {path} need {gibibytes(needed)} of memory on {device}, but only {gibibytes(available)}"
+            " are free: free some, or choose a smaller model or dtype."
+        )
+    directory = prepare(checkpoint, dtype=runtime_dtype, cache_dir=cache_dir)
+    weights = {name: tensor.to(target) for name, tensor in map_weights(directory).items()}
+    if target.type == "cpu":
+        return _load_on_cpu(checkpoint.config, weights, directory, cache_dir, block_size)
+    return _transformer(checkpoint.config, weights, cache_dir, block_size)
+
+
+def _load_on_cpu(
+    config: ModelConfig, weights: dict[str, Tensor], directory: Path, cache_dir: Path, block_size: int
+) -> Transformer:
+    with alike_allocations():
+        model = _transformer(config, weights, cache_dir, block_size)
+    packed = directory / f"packed-{torch.__version__}.bin"
+    try:
+        with locked(packed):
+            shared = share_packed(model.linears, packed)
+    except OSError as error:
+        logger.warning("Packed weights could not be shared (%s): every replica keeps its own copy.", error)
+    else:
+        logger.info("%s of packed weights are shared with other replicas of this machine.", gibibytes(shared))
+    return model
+
+
+def _transformer(config: ModelConfig, weights: dict[str, Tensor], cache_dir: Path, block_size: int) -> Transformer:
+    embedding = weights["embedding.weight"]
+    ops = choose_ops(
+        dtype=embedding.dtype,
+        device=embedding.device,
+        block_size=block_size,
+        widths=(config.hidden_size, config.intermediate_size),
+        head_dim=config.head_dim,
+        heads_per_kv_head=config.num_heads // config.num_kv_heads,
+        cache_dir=cache_dir,
+    )
+    return Transformer(config, weights, ops=ops, block_size=block_size)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StartupError(f"The device {name!r} is not known: use cpu, cuda or cuda:<number>.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise StartupError(f"The device {name!r} is not supported: use cpu, cuda or cuda:<number>.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StartupError(f"There is no device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+def _native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 halves the bytes per token, but is emulated, slowly, on hardware that does not compute in it."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else torch.float32

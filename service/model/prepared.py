@@ -1,0 +1,73 @@
+"""Prepared weights: a model's weights as it runs them (fused, in the runtime dtype), written once and mapped ever
+after.
+
+    <cache_dir>/prepared/<key>/weights.safetensors
+
+Replicas of a node map the same file, so its pages are in memory once (clean pages of the page cache). The key covers
+all that the content depends on: the source files (name, size, modification time), the dtype and LAYOUT_VERSION.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from service.errors import ModelError
+from service.model.storage import filling
+from service.model.weights import Checkpoint, weight_dtype
+
+LAYOUT_VERSION = 1  # raise it when names, fusing or order of `weights.Checkpoint.weights` change
+WEIGHTS = "weights.safetensors"
+ALIGNMENT = 64  # bytes: a cache line
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def prepare(checkpoint: Checkpoint, *, dtype: torch.dtype, cache_dir: Path) -> Path:
+    """The directory of the prepared weights, made if absent. Raises StartupError if the cache cannot hold it."""
+    target = cache_dir / "prepared" / _key(checkpoint, dtype)
+    if not target.is_dir():
+        with filling(target, checkpoint.weight_bytes(dtype)) as staging:
+            if staging is not None:
+                _write(staging / WEIGHTS, checkpoint, dtype)
+    return target
+
+
+def map_weights(directory: Path) -> dict[str, Tensor]:
+    """The weights in `directory`, as views of the mapped file: nothing is read until it is used."""
+    try:
+        return load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"The weights in {directory} are damaged ({error}): delete that directory.") from error
+
+
+def _key(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+    identity = [LAYOUT_VERSION, str(dtype), repr(checkpoint.config)]
+    identity += [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in checkpoint.files]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+
+def _write(path: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """The safetensors format, weight by weight: the library's own writer wants all of them in memory at once."""
+    entries: dict[str, dict[str, object]] = {}
+    end = 0
+    for name, shape in checkpoint.shapes().items():
+        kind = weight_dtype(name, dtype)
+        start, end = end, end + shape.numel() * kind.itemsize
+        entries[name] = {"dtype": DTYPE_NAMES[kind], "shape": list(shape), "data_offsets": [start, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-(8 + len(header)) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name, tensor in checkpoint.weights(dtype):
+            assert list(tensor.shape) == entries[name]["shape"]
+            file.write(tensor.flatten().view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())  # else a crash could leave a cut file under the final name

@@ -1,0 +1,205 @@
+"""The network: a decoder-only transformer over the paged KV cache, for inference only.
+
+    hidden = embedding[token]                       (+ position_embedding[position] with learned positions)
+    each layer:
+        hidden += o(attention(rotate(qkv(norm(hidden)))))
+        hidden += mlp(norm(hidden))
+    logits = lm_head(norm(hidden))
+
+The residual is kept apart from the last block's output (`delta`): the norm that follows adds one to the other in the
+same pass. T tokens, H heads, G KV heads (G divides H, each serves H / G heads), D head_dim. Every operator computes a
+token's result with the same bits whatever tokens are beside it (P1). Names of weights: `service.model.weights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from service.model.activation import gelu, gelu_tanh
+from service.model.architecture import ModelConfig
+from service.model.attention import SequenceSpan
+from service.model.inputs import ModelInputs
+from service.model.kv_cache import KVCache, LayerCache
+from service.model.linear import Linear
+from service.model.ops import Ops
+from service.model.rotary import Rotary
+
+Weights = Mapping[str, Tensor]
+Rotation = tuple[Tensor, Tensor] | None
+
+
+class RMSNorm:
+    """https://arxiv.org/abs/1910.07467, with the residual's sum."""
+
+    def __init__(self, weight: Tensor, eps: float, ops: Ops) -> None:
+        self._weight, self._eps, self._ops = weight, eps, ops
+
+    def __call__(self, residual: Tensor, delta: Tensor | None) -> Tensor:
+        """residual [T, hidden] += delta in place; returns its norm."""
+        return self._ops.rms_norm(residual, delta, self._weight, self._eps)
+
+
+class LayerNorm:
+    """https://arxiv.org/abs/1607.06450, with the residual's sum."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
+        self._weight, self._bias, self._eps = weight, bias, eps
+
+    def __call__(self, residual: Tensor, delta: Tensor | None) -> Tensor:
+        """residual [T, hidden] += delta in place; returns its norm."""
+        if delta is not None:
+            residual.add_(delta)
+        return functional.layer_norm(residual, self._weight.shape, self._weight, self._bias, self._eps)
+
+
+def _norm(config: ModelConfig, weights: Weights, name: str, ops: Ops) -> RMSNorm | LayerNorm:
+    if config.norm == "rms":
+        return RMSNorm(weights[f"{name}.weight"], config.norm_eps, ops)
+    return LayerNorm(weights[f"{name}.weight"], weights[f"{name}.bias"], config.norm_eps)
+
+
+def _linear(weights: Weights, name: str) -> Linear:
+    return Linear(weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+
+class MultiHeadAttention:
+    """Grouped-query attention: https://arxiv.org/abs/2305.13245. With G = H it is the original multi-head attention."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: Ops) -> None:
+        self.qkv = _linear(weights, f"{prefix}.qkv")
+        self.o = _linear(weights, f"{prefix}.o")
+        self._ops = ops
+        self._num_heads, self._head_dim, self._norm_eps = config.num_heads, config.head_dim, config.norm_eps
+        self._scale = config.head_dim**-0.5
+        self._qk_norm: Tensor | None = None  # [H + G, D]: every query head has the same weight, so has every key head
+        if config.qk_norm:
+            query, key = weights[f"{prefix}.q_norm.weight"], weights[f"{prefix}.k_norm.weight"]
+            self._qk_norm = torch.cat([query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1)])
+
+    def __call__(self, x: Tensor, rotation: Rotation, cache: LayerCache, inputs: ModelInputs) -> Tensor:
+        """x [T, hidden] -> [T, hidden]; writes the tokens' keys and values into `cache` first."""
+        qkv = self.qkv(x)
+        if self._qk_norm is not None:
+            heads = qkv.view(x.shape[0], -1, self._head_dim)[:, : self._qk_norm.shape[0]]
+            heads.copy_(functional.rms_norm(heads, (self._head_dim,), None, self._norm_eps).mul_(self._qk_norm))
+        query = self._ops.rotary_and_cache(qkv, rotation, inputs.slot_mapping, cache, self._num_heads)
+        return self.o(self._ops.attention(query, cache, inputs.attention, scale=self._scale))
+
+
+class GatedMLP:
+    """down(silu(gate(x)) * up(x)): https://arxiv.org/abs/2002.05202. Gate and up are one matrix."""
+
+    def __init__(self, weights: Weights, prefix: str, ops: Ops) -> None:
+        self.gate_up = _linear(weights, f"{prefix}.gate_up")
+        self.down = _linear(weights, f"{prefix}.down")
+        self._ops = ops
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self._ops.silu_gate(self.gate_up(x)))
+
+
+class MLP:
+    """down(activation(up(x)))."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str) -> None:
+        self.up = _linear(weights, f"{prefix}.up")
+        self.down = _linear(weights, f"{prefix}.down")
+        self._activation = gelu if config.activation == "gelu" else gelu_tanh
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self._activation(self.up(x)))
+
+
+class Layer:
+    """Attention, then MLP, each on the norm of the residual."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: Ops) -> None:
+        self._attention_norm = _norm(config, weights, f"{prefix}.attention_norm", ops)
+        self.attention = MultiHeadAttention(config, weights, prefix, ops)
+        self._mlp_norm = _norm(config, weights, f"{prefix}.mlp_norm", ops)
+        self.mlp = GatedMLP(weights, prefix, ops) if config.gated_mlp else MLP(config, weights, prefix)
+
+    def __call__(
+        self, residual: Tensor, delta: Tensor | None, rotation: Rotation, cache: LayerCache, inputs: ModelInputs
+    ) -> Tensor:
+        """residual [T, hidden] += delta + attention, in place; returns the MLP's output, not yet added."""
+        attended = self.attention(self._attention_norm(residual, delta), rotation, cache, inputs)
+        return self.mlp(self._mlp_norm(residual, attended))
+
+
+class Transformer:
+    """A loaded model. `weights` are named as in `service.model.weights`, of one dtype, on one device."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, *, ops: Ops, block_size: int) -> None:
+        self.config = config
+        self.block_size = block_size
+        self._ops = ops
+        self._embedding = weights["embedding.weight"]
+        self.dtype, self.device = self._embedding.dtype, self._embedding.device
+        self._position_embedding = weights.get("position_embedding.weight")
+        self._rotary: Rotary | None = None
+        if config.rope is not None:
+            factors = weights.get("rope_factors.weight")
+            self._rotary = Rotary(config.rope, config.head_dim, frequency_factors=factors, device=self.device)
+        self._layers = tuple(Layer(config, weights, f"layers.{i}", ops) for i in range(config.num_layers))
+        self._final_norm = _norm(config, weights, "final_norm", ops)
+        head = "embedding" if config.tie_word_embeddings else "lm_head"
+        self._lm_head = Linear(weights[f"{head}.weight"])
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Every linear layer, in a fixed order."""
+        layers = []
+        for layer in self._layers:
+            into = layer.mlp.gate_up if isinstance(layer.mlp, GatedMLP) else layer.mlp.up
+            layers += [layer.attention.qkv, layer.attention.o, into, layer.mlp.down]
+        return (*layers, self._lm_head)
+
+    def new_kv_cache(self, num_blocks: int) -> KVCache:
+        """An empty cache of `num_blocks` blocks for this model."""
+        return KVCache(
+            num_layers=self.config.num_layers,
+            num_kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            num_blocks=num_blocks,
+            block_size=self.block_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @property
+    def kv_bytes_per_block(self) -> int:
+        return KVCache.bytes_per_block(
+            num_layers=self.config.num_layers,
+            num_kv_heads=self.config.num_kv_heads,
+            head_dim=self.config.head_dim,
+            block_size=self.block_size,
+            dtype=self.dtype,
+        )
+
+    def plan(self, spans: Sequence[SequenceSpan]) -> object:
+        """One step's attention, for `ModelInputs.attention`. `spans` lie one after the other in the batch."""
+        return self._ops.plan(
+            spans, block_size=self.block_size, device=self.device, sliding_window=self.config.sliding_window
+        )
+
+    def forward(self, inputs: ModelInputs, kv_cache: KVCache) -> Tensor:
+        """Logits [R, vocab_size] float32 of the rows asked for. Keys and values of all T tokens go into the cache."""
+        with torch.inference_mode():
+            residual = functional.embedding(inputs.token_ids, self._embedding)
+            if self._position_embedding is not None:
+                residual.add_(functional.embedding(inputs.positions, self._position_embedding))
+            rotation = None if self._rotary is None else self._rotary(inputs.positions)
+            delta: Tensor | None = None
+            for layer, cache in zip(self._layers, kv_cache.layers, strict=True):
+                delta = layer(residual, delta, rotation, cache, inputs)
+            if inputs.logits_rows.numel() == 0:
+                return residual.new_empty((0, self.config.vocab_size), dtype=torch.float32)
+            residual = residual.index_select(0, inputs.logits_rows)
+            if delta is not None:
+                delta = delta.index_select(0, inputs.logits_rows)
+            return self._lm_head(self._final_norm(residual, delta)).float()
