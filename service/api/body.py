@@ -1,0 +1,107 @@
+"""A request body to a checked model: never more than the limit in memory, and every complaint names the field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from service.errors import InvalidRequestError
+
+M = TypeVar("M", bound=BaseModel)
+
+UNION_TAG = "<"  # tags of union members begin with it, so that they can be told from field names in an error's location
+_MAX_REPORTED_ERRORS = 1000
+_MAX_SHOWN_CHARS = 100
+_JSON_NAMES = {
+    "string": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "list": "an array",
+    "dict": "an object",
+    "model": "an object",
+    "model_attributes": "an object",
+}
+_VALUE_NAMES = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "a boolean",
+    list: "an array",
+    dict: "an object",
+}
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises HTTPException: 415 when it is declared as another type than JSON, 413 when too large."""
+    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise HTTPException(415, "Unsupported content type: send JSON with the header Content-Type: application/json.")
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0  # noqa: PLR2004
+    parts: list[bytes] = []
+    if size <= max_bytes:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                break
+            parts.append(part)
+    if size > max_bytes:
+        raise HTTPException(413, f"The request body is larger than the limit of {max_bytes} bytes.")
+    return b"".join(parts)
+
+
+def parse_body(model: type[M], body: bytes) -> M:
+    """`body` as `model`. Raises InvalidRequestError, whose `param` is the path of the field at fault."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # A hostile body may be wrong in a million places: then not even the first of them is worth its cost.
+        if error.error_count() > _MAX_REPORTED_ERRORS:
+            raise InvalidRequestError("The request is wrong in more than a thousand places.") from None
+        raise _complaint(error.errors(include_url=False)[0], model) from None
+
+
+def _complaint(error: Any, model: type[BaseModel]) -> InvalidRequestError:
+    kind: str = error["type"]
+    path = _path(error["loc"])
+    if not error["loc"]:
+        message = (
+            f"We could not parse the JSON body of your request. ({error['ctx']['error']})"
+            if kind == "json_invalid"
+            else "The body of your request must be a JSON object."
+        )
+        return InvalidRequestError(message)
+    if kind == "missing":
+        return InvalidRequestError(f"Missing required parameter: '{path}'.", param=path)
+    if kind == "extra_forbidden":
+        return InvalidRequestError(_unrecognized(path, model.model_fields), param=path)
+    expected = _JSON_NAMES.get(kind.removesuffix("_type"))
+    if expected is not None:
+        got = _VALUE_NAMES.get(type(error["input"]), "null")
+        return InvalidRequestError(
+            f"Invalid type for '{path}': expected {expected}, but got {got} instead.", param=path
+        )
+    return InvalidRequestError(f"Invalid value for '{path}': {error['msg']}.", param=path)
+
+
+def _unrecognized(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Unrecognized request argument supplied: {name}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """`("messages", 0, "content")` as `messages[0].content`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith(UNION_TAG):
+            path += f".{part[:_MAX_SHOWN_CHARS]}" if path else part[:_MAX_SHOWN_CHARS]
+    return path

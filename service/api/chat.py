@@ -1,0 +1,185 @@
+"""`POST /v1/chat/completions`: its fields, and how messages become a prompt."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Json, JsonValue, Tag, model_validator
+
+from service.api.body import parse_body
+from service.api.fields import GenerationFields, Int, Name, Neutral, StrictModel, kind_of_text
+from service.api.generation import Job
+from service.api.prompts import completion_budget
+from service.api.render import ChatRenderer, Head
+from service.api.state import ApiState
+from service.errors import InvalidRequestError
+from service.types import GenerateRequest
+
+EXAMPLE: dict[str, object] = {"messages": [{"role": "user", "content": "What is attention?"}], "max_tokens": 64}
+EXAMPLE_ANSWER: dict[str, object] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1764028800,
+    "model": "a-model",
+    "system_fingerprint": "headcount-1.0",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "A way to look back.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 12,
+        "completion_tokens": 6,
+        "total_tokens": 18,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    },
+}
+
+
+class TextPart(StrictModel):
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(StrictModel):
+    name: str
+    arguments: Json[dict[str, JsonValue]]
+
+
+class ToolCall(StrictModel):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+Content = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("<list>")],
+    Discriminator(
+        kind_of_text, custom_error_type="content", custom_error_message="expected a string or an array of text parts"
+    ),
+]
+
+
+class Message(StrictModel):
+    """One message of the conversation. `developer` is the newer name of `system`; text parts are joined."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
+    tool_call_id: str | None = None
+
+    def for_template(self) -> dict[str, object]:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        given = self.model_dump(include={"name", "tool_calls", "tool_call_id"}, exclude_none=True)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text, **given}
+
+
+class ChatRequest(GenerationFields):
+    """A chat completion."""
+
+    unsupported: ClassVar[Mapping[str, Neutral]] = {
+        "audio": (),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "function_call": ("none", "auto"),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "parallel_tool_calls": (True, False),
+        "prediction": (),
+        "prompt_cache_retention": ("in_memory", "in-memory"),
+        "reasoning_effort": ("none",),
+        "response_format": ({"type": "text"},),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+        "verbosity": (),
+        "web_search_options": (),
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    max_completion_tokens: Int | None = Field(None, description="Most tokens to generate; wins over max_tokens.")
+    logprobs: bool | None = Field(None, description="Return the log probability of each generated token.")
+    top_logprobs: Int | None = Field(None, description="With so many likely alternatives each (0-20); needs logprobs.")
+    add_generation_prompt: bool | None = Field(None, description="Begin the assistant's turn. Default true.")
+    continue_final_message: bool | None = Field(None, description="Go on with the text of the last message.")
+    metadata: dict[str, str] | None = Field(None, description="Accepted and not used.")
+    prompt_cache_key: str | None = Field(None, description="Accepted and not used: prefixes are always shared.")
+    safety_identifier: str | None = Field(None, description="Accepted and not used.")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        for index, message in enumerate(self.messages):
+            if message.content is None and not (message.role == "assistant" and message.tool_calls):
+                path = f"messages[{index}].content"
+                raise InvalidRequestError(f"Missing required parameter: '{path}'.", param=path)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequestError("top_logprobs is only allowed when logprobs is true.", param="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            message_text = "continue_final_message and add_generation_prompt exclude each other."
+            raise InvalidRequestError(message_text, param="continue_final_message")
+        return self
+
+
+def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
+    """Parse, render the template, tokenise. Slow for long conversations: run it in a thread. Raises RequestError."""
+    chat = parse_body(ChatRequest, body)
+    state.check_model(chat.model)
+    text = _prompt_text(state, chat)
+    prompt = state.tokenizer.encode(text, add_special_tokens=bool(chat.add_special_tokens))
+    limit = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
+    max_tokens = completion_budget(
+        len(prompt),
+        requested=getattr(chat, limit),
+        default=None,
+        max_model_len=state.backend.max_model_len,
+        param="messages",
+    )
+    sampling = chat.sampling(
+        state.backend.vocab_size,
+        {"max_tokens": limit, "logprobs": "top_logprobs"},
+        max_tokens=max_tokens,
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+    )
+    answer_id = f"chatcmpl-{uuid.uuid4().hex}"
+    request = GenerateRequest(
+        request_id=answer_id,
+        prompt_token_ids=tuple(prompt),
+        sampling=sampling,
+        n=1 if chat.n is None else chat.n,
+        arrival_at=arrival_at,
+    )
+    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
+    return Job(
+        requests=(request,),
+        rules=chat.text_rules(continues_text=bool(chat.continue_final_message)),
+        renderer=ChatRenderer(
+            head, state.tokenizer, with_logprobs=bool(chat.logprobs), include_usage=chat.include_usage
+        ),
+        stream=bool(chat.stream),
+    )
+
+
+def _prompt_text(state: ApiState, chat: ChatRequest) -> str:
+    template = state.tokenizer.chat_template
+    if template is None:
+        raise InvalidRequestError("This model has no chat template: use /v1/completions.", param="messages")
+    messages = [message.for_template() for message in chat.messages]
+    if not chat.continue_final_message:
+        return template.render(messages, add_generation_prompt=chat.add_generation_prompt is not False)
+    text = template.render(messages, add_generation_prompt=False)
+    final = str(messages[-1]["content"])
+    begin = text.rfind(final.strip())
+    if chat.messages[-1].role != "assistant" or not final.strip() or begin < 0:
+        raise InvalidRequestError(
+            "continue_final_message needs a last message of the assistant, with text that the template keeps.",
+            param="messages",
+        )
+    return text[:begin] + final.strip()

@@ -1,0 +1,144 @@
+"""`POST /v1/completions`: its fields, and its prompts in the four forms that they may have."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Discriminator, Field, Tag
+
+from service.api.body import parse_body
+from service.api.fields import GenerationFields, Int, Neutral
+from service.api.generation import Job
+from service.api.prompts import check_token_ids, completion_budget
+from service.api.render import CompletionRenderer, Head
+from service.api.state import ApiState
+from service.errors import InvalidRequestError
+from service.types import MAX_CHOICES, GenerateRequest, SamplingParams
+
+DEFAULT_MAX_TOKENS = 16
+
+
+EXAMPLE: dict[str, object] = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+EXAMPLE_ANSWER: dict[str, object] = {
+    "id": "cmpl-1",
+    "object": "text_completion",
+    "created": 1764028800,
+    "model": "a-model",
+    "system_fingerprint": "headcount-1.0",
+    "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
+    "usage": {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    },
+}
+
+
+def _kind_of_prompt(value: object) -> str | None:
+    if isinstance(value, str):
+        return "<text>"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else None
+    return "<texts>" if isinstance(first, str) else "<prompts>" if isinstance(first, list) else "<tokens>"
+
+
+TokenIds = Annotated[list[Int], Field(min_length=1, fail_fast=True)]
+Prompt = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("<texts>")]
+    | Annotated[TokenIds, Tag("<tokens>")]
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("<prompts>")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="prompt",
+        custom_error_message="expected a string, an array of strings, token ids or an array of arrays of token ids",
+    ),
+]
+
+
+class CompletionRequest(GenerationFields):
+    """A text completion."""
+
+    unsupported: ClassVar[Mapping[str, Neutral]] = {"best_of": (1,), "suffix": ("",)}
+
+    prompt: Prompt
+    echo: bool | None = Field(None, description="Begin each choice with its prompt.")
+    logprobs: Int | None = Field(
+        None, description="Log probabilities with so many alternatives (0-20), with echo of the prompt too."
+    )
+
+
+def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
+    """Parse and tokenise. Slow for long prompts: run it in a thread. Raises RequestError."""
+    fields = parse_body(CompletionRequest, body)
+    state.check_model(fields.model)
+    n = 1 if fields.n is None else fields.n
+    answer_id = f"cmpl-{uuid.uuid4().hex}"
+    requests = tuple(
+        GenerateRequest(
+            request_id=f"{answer_id}-{index}",
+            prompt_token_ids=tuple(prompt),
+            sampling=_sampling(state, fields, len(prompt)),
+            n=n,
+            arrival_at=arrival_at,
+        )
+        for index, prompt in enumerate(_token_lists(state, fields, _prompts(fields, n)))
+    )
+    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
+    with_logprobs = fields.logprobs is not None
+    return Job(
+        requests=requests,
+        rules=fields.text_rules(continues_text=not fields.echo),
+        renderer=CompletionRenderer(
+            head, state.tokenizer, with_logprobs=with_logprobs, include_usage=fields.include_usage
+        ),
+        echo=bool(fields.echo),
+        stream=bool(fields.stream),
+    )
+
+
+def _prompts(fields: CompletionRequest, n: int) -> list[str | list[int]]:
+    """The prompts one by one; no more of them than may be answered."""
+    if isinstance(fields.prompt, str):
+        return [fields.prompt]
+    if isinstance(fields.prompt[0], int):
+        return [fields.prompt]
+    if len(fields.prompt) * n > MAX_CHOICES:
+        raise InvalidRequestError(
+            f"{len(fields.prompt)} prompts with n = {n} are more than {MAX_CHOICES} choices: send several requests.",
+            param="prompt",
+        )
+    return [*fields.prompt]
+
+
+def _token_lists(state: ApiState, fields: CompletionRequest, prompts: Iterable[str | list[int]]) -> Iterator[list[int]]:
+    add_special_tokens = fields.add_special_tokens is not False
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            yield state.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        else:
+            check_token_ids(prompt, state.backend.vocab_size, "prompt")
+            yield prompt
+
+
+def _sampling(state: ApiState, fields: CompletionRequest, num_prompt_tokens: int) -> SamplingParams:
+    max_tokens = completion_budget(
+        num_prompt_tokens,
+        requested=fields.max_tokens,
+        default=DEFAULT_MAX_TOKENS,
+        max_model_len=state.backend.max_model_len,
+        param="prompt",
+    )
+    scores_only = 0 if max_tokens == 0 else None  # an echo that generates nothing: prompt_logprobs is what permits it
+    prompt_logprobs = (scores_only if fields.logprobs is None else fields.logprobs) if fields.echo else None
+    return fields.sampling(
+        state.backend.vocab_size,
+        {"prompt_logprobs": "logprobs"},
+        max_tokens=max_tokens,
+        logprobs=fields.logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )

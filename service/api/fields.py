@@ -1,0 +1,148 @@
+"""The request fields that chat and text completions share, and how they become `SamplingParams`.
+
+Every field that OpenAI documents is honoured or refused by name; null always means the default. Ranges are not checked
+here but once, where `SamplingParams` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from service.api.choice import TextRules
+from service.api.prompts import check_token_ids
+from service.errors import InvalidRequestError
+from service.types import SamplingParams
+
+Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Name = Annotated[str, Field(max_length=512)]
+Neutral = tuple[object, ...]
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 1024
+_MAX_DIGITS = 10
+
+
+def kind_of_text(value: object) -> str | None:
+    return "<text>" if isinstance(value, str) else "<list>" if isinstance(value, list) else None
+
+
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+Stop = Annotated[
+    Annotated[StopString, Tag("<text>")]
+    | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True), Tag("<list>")],
+    Discriminator(
+        kind_of_text, custom_error_type="stop", custom_error_message="expected a string or an array of strings"
+    ),
+]
+
+
+class StrictModel(BaseModel):
+    """Types are not coerced, NaN and infinity are no numbers, unknown fields are errors."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class StreamOptions(StrictModel):
+    include_usage: bool | None = None
+
+
+class GenerationFields(StrictModel):
+    """Fields of both endpoints. `unsupported` maps what is not implemented to the values that ask for nothing."""
+
+    unsupported: ClassVar[Mapping[str, Neutral]] = {}
+
+    model: str | None = Field(None, description="The model to use; by default the one that is served here.")
+    stream: bool | None = Field(None, description="Send tokens as server-sent events while they are generated.")
+    stream_options: StreamOptions | None = None
+    max_tokens: Int | None = Field(None, description="Most tokens to generate, for each choice.")
+    n: Int | None = Field(None, description="How many choices to generate for each prompt (1-128).")
+    temperature: float | None = Field(None, description="0 is greedy; up to 2. Default 1.")
+    top_p: float | None = Field(
+        None, description="Sample from the fewest tokens with this probability mass. Default 1."
+    )
+    top_k: Int | None = Field(None, description="Sample from the k most likely tokens. 0 or -1 (default) is off.")
+    min_p: float | None = Field(
+        None, description="Leave out tokens less likely than this share of the most likely one."
+    )
+    presence_penalty: float | None = Field(None, description="-2 to 2, once for each token generated before.")
+    frequency_penalty: float | None = Field(None, description="-2 to 2, for each time the token was generated before.")
+    repetition_penalty: float | None = Field(None, description="0.01 to 10, for tokens of prompt or output. 1 is off.")
+    logit_bias: dict[str, float] | None = Field(None, description="Token id to a number from -100 to 100.")
+    seed: Int | None = Field(None, description="The same seed and request give the same tokens.")
+    stop: Stop | None = Field(None, description="Up to 16 strings that end the output and are not part of it.")
+    stop_token_ids: Annotated[list[Int], Field(fail_fast=True)] | None = None
+    min_tokens: Int | None = Field(None, description="Neither end-of-sequence nor stop counts before so many tokens.")
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    add_special_tokens: bool | None = None
+    user: str | None = Field(None, description="Accepted and not used.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        for name in cls.unsupported.keys() & data.keys():
+            if not any(_same_json(data[name], neutral) for neutral in (None, *cls.unsupported[name])):
+                raise InvalidRequestError(f"'{name}' is not supported.", param=name)
+        return {name: value for name, value in data.items() if name not in cls.unsupported}
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("stream_options is only allowed when stream is true.", param="stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(self, vocab_size: int, as_sent: Mapping[str, str], **derived: int | None) -> SamplingParams:
+        """The sampling parameters; `derived` are those that depend on the prompt or the endpoint.
+
+        Fields that were not given are left to the defaults of `SamplingParams`. `as_sent` maps a parameter to the field
+        that it came from where the names differ. Raises InvalidRequestError.
+        """
+        names = SamplingParams.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        given: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.top_k == -1:
+            given["top_k"] = 0
+        if self.logit_bias is not None:
+            given["logit_bias"] = tuple((_token_id(key), bias) for key, bias in self.logit_bias.items())
+            check_token_ids((token_id for token_id, _ in given["logit_bias"]), vocab_size, "logit_bias")
+        if self.stop_token_ids is not None:
+            check_token_ids(self.stop_token_ids, vocab_size, "stop_token_ids")
+            given["stop_token_ids"] = frozenset(self.stop_token_ids)
+        try:
+            return SamplingParams(**{**given, **derived})
+        except InvalidRequestError as error:
+            raise _renamed(error, as_sent) from None
+
+    def text_rules(self, *, continues_text: bool) -> TextRules:
+        stop = self.stop or []
+        return TextRules(
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            min_tokens=self.min_tokens or 0,
+            include_stop=bool(self.include_stop_str_in_output),
+            continues_text=continues_text,
+        )
+
+
+def _renamed(error: InvalidRequestError, as_sent: Mapping[str, str]) -> InvalidRequestError:
+    if error.param is None or error.param not in as_sent:
+        return error
+    name = as_sent[error.param]
+    return InvalidRequestError(str(error).replace(error.param, name), param=name)
+
+
+def _same_json(left: object, right: object) -> bool:
+    return type(left) is type(right) and left == right
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) <= _MAX_DIGITS):
+        raise InvalidRequestError("The keys of logit_bias must be token ids.", param="logit_bias")
+    return int(key)

@@ -1,0 +1,139 @@
+"""One structured line per finished HTTP request, as JSON or text. Prompts and outputs are never in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from starlette.types import Scope
+from typing_extensions import override
+
+from service.types import FinishReason
+
+REQUEST_LOGGER = "headcount.request"
+_RECORD_KEY = "headcount.record"
+_FIELDS_KEY = "fields"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one request has used so far. Instants are monotonic seconds, None while it has not got that far."""
+
+    arrival_at: float
+    num_choices: int
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_cached_tokens: int = 0
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    finish_reasons: list[FinishReason] = field(default_factory=list)
+
+    def fields(self) -> dict[str, object]:
+        """Its part of the log line."""
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "output_tokens": self.num_output_tokens,
+            "cached_tokens": self.num_cached_tokens,
+            "queue_s": _elapsed(self.arrival_at, self.scheduled_at),
+            "ttft_s": _elapsed(self.arrival_at, self.first_token_at),
+            "tpot_s": self._tpot_s(),
+            "finish_reasons": [reason.value for reason in self.finish_reasons],
+        }
+
+    def _tpot_s(self) -> float | None:
+        """Seconds per output token after the first. Choices run side by side: each has its share of the tokens."""
+        decode_s = _elapsed(self.first_token_at, self.last_token_at)
+        num_gaps = self.num_output_tokens / self.num_choices - 1
+        return None if decode_s is None or num_gaps <= 0 else round(decode_s / num_gaps, 6)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of one HTTP request; filled while it is served. `endpoint` is a route's path, never a raw URL."""
+
+    request_id: str
+    method: str
+    started_at: float
+    endpoint: str = "unknown"
+    model: str | None = None
+    status: int | None = None
+    error: str | None = None
+    client_disconnected: bool = False
+    tally: Tally | None = None
+
+    def fields(self, ended_at: float) -> dict[str, object]:
+        return {
+            "request_id": self.request_id,
+            "method": self.method,
+            "endpoint": self.endpoint,
+            "model": self.model,
+            "status": self.status,
+            "error": self.error,
+            "client_disconnected": self.client_disconnected,
+            "e2e_s": _elapsed(self.started_at, ended_at),
+            **(self.tally.fields() if self.tally else {}),
+        }
+
+
+def attach_record(scope: Scope, record: RequestRecord) -> None:
+    scope[_RECORD_KEY] = record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record that `RequestScope` attached to this request."""
+    record = scope[_RECORD_KEY]
+    assert isinstance(record, RequestRecord)
+    return record
+
+
+def log_request(record: RequestRecord, ended_at: float, level: int = logging.INFO) -> None:
+    logging.getLogger(REQUEST_LOGGER).log(level, "request finished", extra={_FIELDS_KEY: record.fields(ended_at)})
+
+
+def configure_logging(style: Literal["json", "text"], level: int = logging.INFO) -> None:
+    """Send this process's log to standard error, one line per message. Call once, at start."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per message: time, level, logger, message, then the fields of a request line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields_of(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people: `12:00:00 INFO headcount.request: request finished request_id=… status=200`."""
+
+    def __init__(self) -> None:
+        super().__init__("{asctime} {levelname} {name}: {message}", datefmt="%H:%M:%S", style="{")
+
+    @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        fields = (f"{name}={value}" for name, value in _fields_of(record).items() if value not in (None, []))
+        return " ".join([super().formatMessage(record), *fields])
+
+
+def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    fields: Mapping[str, object] = getattr(record, _FIELDS_KEY, {})
+    return fields
+
+
+def _elapsed(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else round(end - start, 6)

@@ -1,0 +1,84 @@
+"""What `/openapi.json` says of the bodies that the routes parse and render themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.api.chat import ChatRequest
+from service.api.completions import CompletionRequest
+
+Responses = dict[int | str, dict[str, Any]]
+
+_REF = "#/components/schemas/{model}"
+_ERRORS = {
+    HTTPStatus.BAD_REQUEST: "A field is missing, malformed, out of range or unsupported, or the context too long.",
+    HTTPStatus.NOT_FOUND: "The model is not served here.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than the limit.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON.",
+    HTTPStatus.TOO_MANY_REQUESTS: "The queue is full: Retry-After says when to come back.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The server is starting, draining or dead.",
+}
+
+
+MODEL_ID_PARAMETER = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: `code` is stable, `param` is the path of the field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """The body of every failed answer, and the data of the event that ends a stream which fails."""
+
+    error: ErrorDetail
+
+
+def request_body(model: type[BaseModel], example: dict[str, object]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(example: dict[str, object], *, stream: bool = False) -> Responses:
+    """The documented responses of a route: 200 with `example`, and the errors."""
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    if stream:
+        content["text/event-stream"] = {
+            "schema": {"type": "string"},
+            "example": 'data: {"id": "…", "choices": […]}\n\ndata: [DONE]\n\n',
+        }
+    return {200: {"description": "The answer.", "content": content}, **errors(*_ERRORS)}
+
+
+def errors(*statuses: HTTPStatus) -> Responses:
+    return {int(status): {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in statuses}
+
+
+def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """FastAPI's description of `app` and our request models; made once, as it never changes."""
+    made: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            made.update(
+                get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            )
+            _, models = models_json_schema(
+                [(ChatRequest, "validation"), (CompletionRequest, "validation")], ref_template=_REF
+            )
+            made["components"]["schemas"].update(models["$defs"])
+        return made
+
+    return openapi

@@ -1,0 +1,43 @@
+"""What the routes need to know: made once at start, passed to `create_app`, never changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.backend import Backend
+from service.errors import UnknownModelError
+from service.text.tokenizer import Tokenizer
+
+Clock = Callable[[], float]
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiState:
+    """`model_id` is the name clients ask for, `created_at` a Unix time; `render_metrics` gives body and content type.
+
+    `cors_origins` are the web origins whose pages may call this API ("*" for any). `clock` is monotonic and the same as
+    the backend's, `wall_clock` gives Unix time; both in seconds.
+    """
+
+    backend: Backend
+    tokenizer: Tokenizer
+    model_id: str
+    version: str
+    created_at: int
+    render_metrics: Callable[[], tuple[bytes, str]]
+    max_body_bytes: int = 4 * MIB
+    cors_origins: tuple[str, ...] = ()
+    clock: Clock = time.monotonic
+    wall_clock: Clock = time.time
+
+    def check_model(self, model: str | None) -> None:
+        """Raise UnknownModelError unless `model` is the one served here; None means whatever is served."""
+        if model not in {None, self.model_id}:
+            raise UnknownModelError(
+                f"The model '{str(model)[:100]}' does not exist. The model served here is '{self.model_id}'.",
+                param="model",
+            )
