@@ -12,32 +12,20 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from service.engine.synthetic import StepCost
 from service.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "HEADCOUNT_"
 CONFIG_FILE_VARIABLE = "HEADCOUNT_CONFIG"
 
 
-class StepCost(BaseModel):
-    """Seconds that one step of the synthetic runner takes:
-    alpha + beta * sequences + gamma * new tokens + delta * context tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    alpha: float = Field(0.005, ge=0)
-    beta: float = Field(0.0005, ge=0)
-    gamma: float = Field(0.0001, ge=0)
-    delta: float = Field(1e-7, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: object) -> object:
-        """Flags and environment bring text: JSON."""
-        return json.loads(value) if isinstance(value, str) else value
+def _from_json(value: object) -> object:
+    """Flags and environment bring text where the file brings a table."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -57,7 +45,10 @@ class Settings(BaseModel):
     runner: Literal["model", "synthetic"] = Field(
         "model", description="synthetic: no weights, steps cost synthetic_cost"
     )
-    synthetic_cost: StepCost = Field(StepCost(), description="seconds per step of the synthetic runner, as JSON")
+    synthetic_cost: Annotated[StepCost, BeforeValidator(_from_json)] = Field(
+        StepCost(base_s=0.005, per_sequence_s=0.0005, per_prefill_token_s=0.0001, per_context_token_s=1e-7),
+        description="seconds that a step of the synthetic runner takes, as JSON",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the CPU has it")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(

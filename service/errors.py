@@ -1,5 +1,5 @@
-"""Every error the service raises on purpose, as one tree. Each class has one stable label: the same word in HTTP bodies,
-logs and metrics.
+"""Every error the service raises on purpose, as one tree. Each class has one stable label: the same word in HTTP
+bodies, logs and metrics.
 
     HeadcountError
     ├── ConfigError               a setting is unknown, malformed or contradicts another

@@ -43,9 +43,9 @@ class SamplingParams:
     """How the next token is chosen and when to stop. The one place where ranges are checked.
 
     temperature 0 is greedy (argmax); `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty` divides or
-    multiplies logits of tokens in the prompt or the output; `presence_` and `frequency_penalty` look at the output only.
-    `logprobs` is None for none, else how many alternatives come with each sampled token (raw: before temperature, bias and
-    penalties). `seed` None means fresh randomness; sequence i of n draws with seed + i.
+    multiplies logits of tokens in prompt or output; `presence_` and `frequency_penalty` look at the output only.
+    `logprobs` is None for none, else how many alternatives come with each sampled token (raw: before temperature, bias
+    and penalties). `seed` None means fresh randomness; sequence i of n draws with seed + i.
     Raises InvalidRequestError, naming the field.
     """
 
@@ -144,8 +144,8 @@ class TokenEvent:
     """What one engine step did for one sequence.
 
     `token_ids` are the new tokens (none in a terminal event that brings no token; the last one is the stop token when
-    `finish_reason` is STOP). `logprobs` is aligned with `token_ids` when asked for. `prompt_logprobs` comes once, with the
-    first event of sequence 0: entry 0 is None (nothing precedes it). `timings` comes with the terminal event.
+    `finish_reason` is STOP). `logprobs` is aligned with `token_ids` when asked for. `prompt_logprobs` comes once, with
+    the first event of sequence 0: entry 0 is None (nothing precedes it). `timings` comes with the terminal event.
     """
 
     request_id: str
@@ -163,8 +163,8 @@ class TokenEvent:
 class StepStats:
     """What one engine step did, for whoever keeps the metrics. Times in seconds, ratios 0-1.
 
-    Counts are of this step; `num_running`, `num_waiting` and `kv_usage` are the state after it. `ttft_s` and `itl_s` hold one
-    entry per token that was a first or a later one. `finished` has one entry per sequence that ended.
+    Counts are of this step; `num_running`, `num_waiting` and `kv_usage` are the state after it. `ttft_s` and `itl_s`
+    hold one entry per token that was a first or a later one. `finished` has one entry per sequence that ended.
     """
 
     duration_s: float

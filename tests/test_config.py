@@ -35,7 +35,7 @@ def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None
         ({"zzzzz": "1"}, {}, "`headcount config` lists all settings."),
         ({"port": "x"}, {}, "port = 'x' (flag) is not valid: input should be a valid integer"),
         ({}, {"HEADCOUNT_PORT": "0"}, "port = '0' (environment) is not valid"),
-        ({"synthetic_cost": '{"alpha": -1}'}, {}, "is not valid"),
+        ({"synthetic_cost": '{"base": 1}'}, {}, "is not valid"),
         ({"config": "/nowhere.toml"}, {}, "The configuration file /nowhere.toml does not exist."),
         ({"device": "tpu"}, {}, "device = 'tpu' (flag) is not valid"),
     ],

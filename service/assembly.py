@@ -1,0 +1,124 @@
+"""Puts an engine together from settings: what the offline door, the benchmark and a replica have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from service.config import Settings
+from service.engine.core import EngineConfig, EngineCore
+from service.engine.runner import ModelRunner
+from service.engine.runner_protocol import Runner
+from service.engine.synthetic import SyntheticRunner
+from service.errors import StartupError
+from service.model.hub import DEFAULT_MODEL, Progress, resolve_model
+from service.model.loader import load_model
+from service.model.memory import available_bytes
+from service.model.transformer import Transformer
+from service.text.byte_level import byte_level_parts
+from service.text.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+DEFAULT_KV_BYTES = 2 * GIB
+KV_SHARE_OF_FREE_MEMORY = 0.4
+MIN_KV_TOKENS = 256
+SYNTHETIC_MODEL_LEN = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine with the tokenizer of its model and the name it is served under."""
+
+    core: EngineCore
+    tokenizer: Tokenizer
+    model_id: str
+
+
+def load_engine(
+    settings: Settings, *, clock: Callable[[], float] = time.monotonic, progress: Progress | None = None
+) -> Engine:
+    """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.num_replicas))
+    runner, tokenizer = _synthetic(settings) if settings.runner == "synthetic" else _model(settings, progress)
+    config = EngineConfig(
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        prefix_caching=settings.prefix_caching,
+    )
+    return Engine(EngineCore(runner, config, clock), tokenizer, model_id(settings))
+
+
+def model_id(settings: Settings) -> str:
+    """The name in the API: as set, else the default model's or hub's own, else the last part of a path."""
+    if settings.served_model_name is not None:
+        return settings.served_model_name
+    if settings.runner == "synthetic":
+        return "synthetic"
+    path = Path(settings.model).expanduser()
+    if settings.model != DEFAULT_MODEL and path.exists():
+        return path.stem if path.is_file() else path.resolve().name
+    return settings.model
+
+
+def _synthetic(settings: Settings) -> tuple[Runner, Tokenizer]:
+    tokenizer = Tokenizer(byte_level_parts())
+    runner = SyntheticRunner(
+        cost=settings.synthetic_cost,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len or SYNTHETIC_MODEL_LEN,
+        vocab_size=tokenizer.vocab_size,
+    )
+    return runner, tokenizer
+
+
+def _model(settings: Settings, progress: Progress | None) -> tuple[Runner, Tokenizer]:
+    path = resolve_model(settings.model, settings.cache_path, progress)
+    tokenizer = load_tokenizer(path)
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(
+        path, dtype=settings.dtype, device=device, cache_dir=settings.cache_path, block_size=settings.block_size
+    )
+    max_model_len = min(settings.max_model_len or model.config.max_position, model.config.max_position)
+    runner = ModelRunner(
+        model,
+        num_blocks=_num_blocks(settings, model, max_model_len),
+        max_model_len=max_model_len,
+        eos_token_ids=tokenizer.eos_token_ids,
+    )
+    return runner, tokenizer
+
+
+def _num_blocks(settings: Settings, model: Transformer, max_model_len: int) -> int:
+    """How many KV blocks there is memory for: as set, else what is useful within a share of what is free."""
+    available = available_bytes(model.device)
+    if settings.kv_cache_gib is not None:
+        wanted = int(settings.kv_cache_gib * GIB)
+        if available is not None and wanted > available:
+            raise StartupError(
+                f"kv_cache_gib = {settings.kv_cache_gib:g} is more than the {available / GIB:.1f} GiB of memory that"
+                " are free: set it lower."
+            )
+    else:
+        one_sequence = model.kv_bytes_per_block * -(-max_model_len // model.block_size)
+        wanted = max(DEFAULT_KV_BYTES, one_sequence)
+        if available is not None:
+            wanted = min(wanted, int(available * KV_SHARE_OF_FREE_MEMORY / settings.num_replicas))
+    num_blocks = wanted // model.kv_bytes_per_block
+    if num_blocks * model.block_size < MIN_KV_TOKENS:
+        raise StartupError(
+            f"There is memory for the keys and values of only {num_blocks * model.block_size} tokens: free some, set"
+            " kv_cache_gib, or choose a smaller model."
+        )
+    if num_blocks * model.block_size < max_model_len:
+        logger.warning("The KV cache holds %d tokens: longer sequences are refused.", num_blocks * model.block_size)
+    return num_blocks
