@@ -31,6 +31,8 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[SequenceResult]:
     A row without a finite maximum (there is a NaN or an infinity, or every token is forbidden) gives an error for its
     sequence alone.
     """
+    if not sequences:
+        return []
     peaks, token_ids = argmax(logits)
     results: list[SequenceResult] = []
     for i, (sequence, peak, greedy) in enumerate(zip(sequences, peaks.tolist(), token_ids.tolist(), strict=True)):

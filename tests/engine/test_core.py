@@ -1,0 +1,357 @@
+"""One step at a time: admission, stop conditions, aborts, failures, and what a step reports."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.engine.core import EngineConfig
+from service.errors import ConfigError, ContextLengthError, HeadcountError, InvalidRequestError
+from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
+from tests.engine.fakes import (
+    BOMB,
+    EOS,
+    POISON,
+    FakeClock,
+    HistoryRunner,
+    engine,
+    expected_output,
+    logprob_of,
+    output,
+    request,
+    run,
+    steps,
+)
+
+
+def reasons(events: list[TokenEvent]) -> dict[tuple[str, int], FinishReason]:
+    """How each sequence ended; fails where one ended twice."""
+    ends = [event for event in events if event.finish_reason is not None]
+    found = {(event.request_id, event.index): event.finish_reason for event in ends if event.finish_reason}
+    assert len(found) == len(ends)
+    return found
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        ("config", "name"),
+        [
+            ({"max_num_seqs": 0}, "max_num_seqs"),
+            ({"max_num_seqs": 8, "max_num_batched_tokens": 7}, "max_num_batched_tokens"),
+        ],
+    )
+    def test_settings_that_cannot_work_are_refused_by_name(self, config: dict[str, int], name: str) -> None:
+        """A budget below the number of running sequences would starve the youngest."""
+        with pytest.raises(ConfigError, match=name):
+            EngineConfig(**config)  # type: ignore[arg-type]
+
+
+class TestAdmission:
+    def test_a_request_that_exceeds_the_context_is_refused_with_the_numbers(self) -> None:
+        """The message is the one that clients look for."""
+        with pytest.raises(ContextLengthError) as caught:
+            engine(HistoryRunner(max_model_len=10)).add(request(1, 2, 3, max_tokens=8))
+
+        assert str(caught.value) == (
+            "This model's maximum context length is 10 tokens. However, you requested 11 tokens (3 in the messages, "
+            "8 in the completion). Please reduce the length of the messages or completion."
+        )
+
+    def test_a_request_that_exceeds_the_kv_cache_is_refused(self) -> None:
+        """It would wait for ever for blocks that do not exist."""
+        core = engine(HistoryRunner(num_blocks=2, block_size=4))
+
+        with pytest.raises(ContextLengthError, match="is 8 tokens"):
+            core.add(request(1, 2, 3, max_tokens=6))
+        assert not core.has_work
+
+    def test_a_request_that_just_fits_is_served(self) -> None:
+        """The limit itself is allowed."""
+        fits = request(1, 2, 3, max_tokens=5)
+
+        events = run(engine(HistoryRunner(num_blocks=2, block_size=4)), fits)
+
+        assert output(events, fits.request_id) == expected_output((1, 2, 3), 5)
+
+    @pytest.mark.parametrize(
+        ("bad", "param"),
+        [
+            (request(1, 50), "prompt"),
+            (request(1, -1), "prompt"),
+            (request(1, logit_bias=((50, 1.0),)), "logit_bias"),
+            (request(1, stop_token_ids=frozenset({50})), "stop_token_ids"),
+        ],
+    )
+    def test_a_token_id_outside_the_vocabulary_is_refused(self, bad: GenerateRequest, param: str) -> None:
+        """It would index past the embedding or the logits, and take the step down."""
+        with pytest.raises(InvalidRequestError) as caught:
+            engine().add(bad)
+
+        assert caught.value.param == param
+
+    def test_an_id_in_use_is_refused_and_free_again_at_the_end(self) -> None:
+        """Two requests with one id could not be told apart; the first one is not disturbed."""
+        core = engine()
+        core.add(request(1, request_id="x"))
+
+        with pytest.raises(InvalidRequestError):
+            core.add(request(2, request_id="x"))
+        first = [event for events, _ in steps(core) for event in events]
+        second = run(core, request(2, request_id="x"))
+
+        assert output(first, "x") == expected_output((1,), 4)
+        assert output(second, "x") == expected_output((2,), 4)
+
+
+STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
+
+
+class TestStopConditions:
+    @pytest.mark.parametrize(
+        ("script", "sampling", "expected", "reason"),
+        [
+            ({1: EOS}, {}, 2, STOP),
+            ({1: EOS}, {"max_tokens": 2}, 2, STOP),  # both at once: it stopped by itself
+            ({1: EOS}, {"ignore_eos": True}, 4, LENGTH),
+            ({1: EOS}, {"min_tokens": 1}, 2, STOP),
+            ({1: EOS}, {"min_tokens": 2}, 4, LENGTH),
+            ({2: 7}, {"stop_token_ids": frozenset({7})}, 3, STOP),
+            ({2: 7}, {"stop_token_ids": frozenset({7}), "ignore_eos": True}, 3, STOP),
+            ({}, {}, 4, LENGTH),
+            ({}, {"max_tokens": 1}, 1, LENGTH),
+        ],
+    )
+    def test_what_ends_a_sequence(
+        self, script: dict[int, int], sampling: dict[str, object], expected: int, reason: FinishReason
+    ) -> None:
+        """The sequence ends after `expected` tokens for `reason`."""
+        mine = request(1, 2, 3, request_id="x", **sampling)  # type: ignore[arg-type]
+
+        events = run(engine(HistoryRunner(script=script)), mine)
+
+        assert len(output(events, "x")) == expected
+        assert reasons(events) == {("x", 0): reason}
+
+    def test_a_stop_token_in_the_prompt_does_not_stop(self) -> None:
+        """Only what is generated counts."""
+        events = run(engine(), request(1, EOS, request_id="x"))
+
+        assert reasons(events) == {("x", 0): LENGTH}
+
+    def test_the_stop_token_comes_with_the_last_event(self) -> None:
+        """The last token of a stopped sequence is what stopped it."""
+        last = run(engine(HistoryRunner(script={1: EOS})), request())[-1]
+
+        assert (last.token_ids, last.finish_reason) == ((EOS,), STOP)
+
+
+class TestPromptLogprobs:
+    @pytest.mark.parametrize("budget", [1, 2, 3, 16])
+    @pytest.mark.parametrize("max_tokens", [0, 1, 3])
+    def test_they_come_once_and_whole(self, budget: int, max_tokens: int) -> None:
+        """Whatever the chunks: with the first event, one entry per prompt token, the first None."""
+        core = engine(max_num_seqs=1, max_num_batched_tokens=budget)
+        prompt = (5, 6, 7, 8, 9)
+
+        events = run(core, request(*prompt, max_tokens=max_tokens, prompt_logprobs=0))
+
+        scores = [event.prompt_logprobs for event in events]
+        assert scores[0] == (None, *(logprob_of(token_id, i) for i, token_id in enumerate(prompt) if i > 0))
+        assert scores[1:] == [None] * (max(1, max_tokens) - 1)
+
+    def test_scoring_alone_brings_no_token(self) -> None:
+        """max_tokens 0 ends with length when the prompt is computed."""
+        [event] = run(engine(), request(5, 6, max_tokens=0, prompt_logprobs=0))
+
+        assert (event.token_ids, event.finish_reason) == ((), LENGTH)
+
+    def test_a_prompt_of_one_token_has_one_empty_entry(self) -> None:
+        """Nothing precedes the first token."""
+        assert run(engine(), request(5, prompt_logprobs=0))[0].prompt_logprobs == (None,)
+
+    def test_a_cached_prompt_is_computed_again(self) -> None:
+        """What the prefix cache would bring has no scores."""
+        core = engine()
+        prompt = tuple(range(12))
+        run(core, request(*prompt))
+
+        event = run(core, request(*prompt, prompt_logprobs=0))[0]
+
+        assert event.prompt_logprobs is not None
+        assert len(event.prompt_logprobs) == 12
+        assert event.num_prefix_hit_tokens == 0
+
+    def test_only_the_first_of_n_brings_them(self) -> None:
+        """They are the same for all."""
+        events = run(engine(), request(5, 6, 7, n=2, max_tokens=1, prompt_logprobs=0))
+
+        assert [event.prompt_logprobs is not None for event in events] == [True, False]
+
+    def test_preemption_amid_the_prompt_does_not_repeat_them(self) -> None:
+        """Two long prompts in a cache for one and a half: the younger is computed twice and scored once."""
+        runner = HistoryRunner(num_blocks=6, block_size=2, max_model_len=12)
+        core = engine(runner, max_num_seqs=2, max_num_batched_tokens=3)
+        prompt = (9, 8, 7, 6, 5)
+        old, young = request(1, max_tokens=10), request(*prompt, max_tokens=2, prompt_logprobs=0)
+
+        events = run(core, old, young)
+
+        scored = [event.prompt_logprobs for event in events if event.prompt_logprobs is not None]
+        assert scored == [(None, *(logprob_of(token_id, i) for i, token_id in enumerate(prompt) if i > 0))]
+
+
+class TestAbort:
+    def test_an_aborted_request_ends_with_the_next_step_and_frees_its_blocks(self) -> None:
+        """Running or waiting, all its sequences; its neighbour goes on."""
+        core = engine(max_num_seqs=2)
+        gone, stays = request(1, 2, request_id="gone", n=3), request(4, 5, request_id="stays")
+        core.add(gone)
+        core.add(stays)
+        core.step()
+
+        core.abort("gone")
+        events, stats = core.step()
+        events += [event for more, _ in steps(core) for event in more]
+
+        ends = reasons(events)
+        assert [ends["gone", i] for i in range(3)] == [FinishReason.ABORT] * 3
+        assert output(events, "stays") == expected_output((4, 5), 4)
+        assert stats.num_waiting + stats.num_running == 1
+        core.check_integrity()
+
+    def test_the_last_abort_is_reported_too(self) -> None:
+        """Gauges are back at zero after the last request went away."""
+        core = engine()
+        core.add(request(request_id="x"))
+        core.step()
+        core.abort("x")
+
+        [(events, stats)] = list(steps(core))
+
+        assert reasons(events) == {("x", 0): FinishReason.ABORT}
+        assert (stats.num_running, stats.num_waiting, stats.kv_usage) == (0, 0, 0.0)
+
+    def test_aborting_what_is_not_there_is_harmless(self) -> None:
+        """The end and the abort may cross."""
+        core = engine()
+        core.abort("nobody")
+
+        assert not core.has_work
+
+
+class TestFailures:
+    def test_a_sequence_that_fails_ends_alone(self) -> None:
+        """Its neighbours get their tokens."""
+        core = engine()
+        bad, good = request(1, POISON, request_id="bad"), request(1, 2, request_id="good")
+
+        events = run(core, bad, good)
+
+        assert reasons(events) == {("bad", 0): FinishReason.ERROR, ("good", 0): LENGTH}
+        assert [event.error for event in events if event.error] == ["not a number"]
+        assert output(events, "good") == expected_output((1, 2), 4)
+
+    def test_what_a_failed_sequence_computed_is_not_reused(self) -> None:
+        """Its first chunk, computed before the failure showed, is forgotten: it may be what was wrong."""
+        core = engine(max_num_seqs=1, max_num_batched_tokens=4)
+        prompt = (1, 2, 3, 4, 5)
+        run(core, request(*prompt, POISON))
+
+        [event, *_] = run(core, request(*prompt, 6))
+
+        assert event.num_prefix_hit_tokens == 0
+
+    def test_a_step_that_fails_ends_its_sequences_and_the_engine_goes_on(self) -> None:
+        """One terminal event each, no detail of ours in it; those that waited are served."""
+        core = engine(max_num_seqs=2)
+        bomb, beside = request(1, BOMB, request_id="bomb"), request(1, 2, request_id="beside")
+        later = request(3, 4, request_id="later")
+
+        events = run(core, bomb, beside, later)
+
+        assert reasons(events) == {
+            ("bomb", 0): FinishReason.ERROR,
+            ("beside", 0): FinishReason.ERROR,
+            ("later", 0): LENGTH,
+        }
+        assert {event.error for event in events if event.error} == {
+            "The engine failed while computing this request (MemoryError)."
+        }
+        core.check_integrity()
+
+    def test_a_rejected_request_leaves_nothing_behind(self) -> None:
+        """Refusals are errors with a sentence, and the engine stays idle."""
+        core = engine()
+        with pytest.raises(HeadcountError):
+            core.add(request(*range(40), max_tokens=40))
+
+        assert not core.has_work
+
+
+class TestReport:
+    def test_events_carry_logprobs_when_asked(self) -> None:
+        """One entry per token."""
+        events = run(engine(), request(1, max_tokens=2, logprobs=0))
+
+        assert [len(event.logprobs) for event in events] == [1, 1]
+
+    def test_times_and_counts_of_a_request(self) -> None:
+        """Queue, first token and gaps are measured on the engine's clock; the timings come with the end."""
+        clock = FakeClock(now=100.0)
+        core = engine(clock=clock)
+        core.add(request(1, 2, 3, max_tokens=3, arrival_at=98.0))
+        seen = []
+        for _, stats in steps(core):
+            seen.append((stats.num_prompt_tokens, stats.num_output_tokens, stats.ttft_s, stats.itl_s))
+            clock.now += 0.5
+
+        assert seen == [(3, 1, (2.0,), ()), (0, 1, (), (0.5,)), (0, 1, (), (0.5,))]
+        [(reason, timings)] = stats.finished
+        assert reason is LENGTH
+        assert (timings.arrival_at, timings.scheduled_at, timings.first_token_at, timings.last_token_at) == (
+            98.0,
+            100.0,
+            100.0,
+            101.0,
+        )
+        assert (timings.num_prompt_tokens, timings.num_output_tokens) == (3, 3)
+
+    def test_prefix_hits_are_counted_per_sequence_and_step(self) -> None:
+        """A prompt that was seen before is found but for its last block."""
+        core = engine()
+        prompt = tuple(range(10))
+        run(core, request(*prompt))
+        core.add(request(*prompt))
+
+        events, stats = core.step()
+
+        assert events[0].num_prefix_hit_tokens == 8
+        assert (stats.num_prefix_queried_tokens, stats.num_prefix_hit_tokens) == (10, 8)
+        assert stats.num_prompt_tokens == 2
+
+    def test_preemptions_are_counted_and_do_not_restart_the_queue_time(self) -> None:
+        """A preempted sequence keeps the instant when it was first scheduled."""
+        clock = FakeClock(now=100.0)
+        runner = HistoryRunner(num_blocks=4, block_size=2, max_model_len=8)
+        core = engine(runner, clock, max_num_seqs=2)
+        core.add(request(1, max_tokens=7, request_id="old"))
+        core.add(request(2, max_tokens=7, request_id="young"))
+        ends: dict[str, SequenceTimings] = {}
+        num_preemptions = 0
+        for events, stats in steps(core):
+            num_preemptions += stats.num_preemptions
+            ends |= {event.request_id: event.timings for event in events if event.timings}
+            clock.now += 1.0
+
+        young = ends["young"]
+        assert num_preemptions == young.num_preemptions > 0
+        assert young.scheduled_at == 100.0
+
+    def test_fresh_seeds_differ_and_given_seeds_count_up(self) -> None:
+        """Two equal requests without a seed draw differently; choice i of a seeded one draws with seed + i."""
+        core = engine()
+        for each in (request(n=2), request(), request(n=2, seed=7)):
+            core.add(each)
+        seeds = [sequence.seed for sequences in core._unfinished.values() for sequence in sequences]
+
+        assert len(set(seeds[:3])) == 3
+        assert seeds[3:] == [7, 8]
