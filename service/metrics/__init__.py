@@ -1,0 +1,3 @@
+"""What the service tells Prometheus: the catalog declares each metric once, the recorder fills them, exposition
+renders them.
+"""

@@ -1,0 +1,218 @@
+"""Every metric, declared once: name, type, labels, buckets, meaning. `python -m service.metrics.catalog` prints the
+table.
+
+Names, types and labels of the `vllm:` and `http_` families are those that dashboards, autoscalers and gateways
+already query; histograms have more buckets at the low end, which queries do not notice. Families of our own begin
+with `headcount_`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Kind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    SUMMARY = "summary"
+
+
+# How the gauges of several replicas on a node become one; "live": those of dead processes do not count.
+Across = Literal["livesum", "livemax"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. A counter's `name` ends in `_total`, as it is queried; `across` belongs to gauges, `buckets` to
+    histograms.
+
+    `counts_tokens_of_a_sequence`: buckets beyond the model's context length are left out.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    across: Across = "livesum"
+    buckets: tuple[float, ...] = ()
+    counts_tokens_of_a_sequence: bool = False
+
+
+ENGINE_LABELS = ("model_name", "engine")
+
+TTFT_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5),
+    *(10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+TOKEN_TIME_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+REQUEST_TIME_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0),
+    *(30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+STEP_TOKEN_BUCKETS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0)
+SEQUENCE_TOKEN_BUCKETS = tuple(float(digit * 10**power) for power in range(7) for digit in (1, 2, 5))
+
+
+def _counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name, Kind.COUNTER, text, (*ENGINE_LABELS, *labels))
+
+
+def _gauge(name: str, text: str, *labels: str, across: Across = "livesum") -> Metric:
+    return Metric(name, Kind.GAUGE, text, (*ENGINE_LABELS, *labels), across)
+
+
+def _histogram(name: str, buckets: tuple[float, ...], text: str) -> Metric:
+    return Metric(name, Kind.HISTOGRAM, text, ENGINE_LABELS, buckets=buckets)
+
+
+def _sequence_tokens(name: str, text: str) -> Metric:
+    return Metric(
+        name,
+        Kind.HISTOGRAM,
+        text,
+        ENGINE_LABELS,
+        buckets=SEQUENCE_TOKEN_BUCKETS,
+        counts_tokens_of_a_sequence=True,
+    )
+
+
+# The engine's state after its last step.
+NUM_RUNNING = _gauge("vllm:num_requests_running", "Sequences that the engine is computing.")
+NUM_WAITING = _gauge("vllm:num_requests_waiting", "Sequences that wait for a place in the engine.")
+NUM_SWAPPED = _gauge("vllm:num_requests_swapped", "Always 0: sequences are recomputed, never swapped (old dashboards).")
+KV_USAGE = _gauge(
+    "vllm:kv_cache_usage_perc",
+    "Share of KV blocks in use by running sequences, 0 to 1; the fullest replica of the node.",
+    across="livemax",
+)
+KV_USAGE_ALIAS = _gauge("vllm:gpu_cache_usage_perc", "Old name of vllm:kv_cache_usage_perc.", across="livemax")
+CACHE_CONFIG = _gauge(
+    "vllm:cache_config_info",
+    "Always 1; the KV cache of one replica is in the labels (num_gpu_blocks counts blocks on any device).",
+    "block_size",
+    "num_gpu_blocks",
+    "cache_dtype",
+    "enable_prefix_caching",
+    across="livemax",
+)
+SLEEP_STATE = _gauge(
+    "vllm:engine_sleep_state", "1 for `awake`: an engine that runs never sleeps.", "sleep_state", across="livemax"
+)
+
+# What the engine has done.
+PROMPT_TOKENS = _counter(
+    "vllm:prompt_tokens_total", "Prompt tokens taken in, computed or from the prefix cache: the sum over sources."
+)
+PROMPT_TOKENS_BY_SOURCE = _counter(
+    "vllm:prompt_tokens_by_source_total",
+    "Prompt tokens by `local_compute` (again after a preemption) or `local_cache_hit`.",
+    "source",
+)
+PROMPT_TOKENS_CACHED = _counter("vllm:prompt_tokens_cached_total", "Prompt tokens that came from the prefix cache.")
+GENERATION_TOKENS = _counter("vllm:generation_tokens_total", "Tokens generated.")
+PREFIX_QUERIES = _counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
+PREFIX_HITS = _counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
+PREEMPTIONS = _counter("vllm:num_preemptions_total", "Sequences that gave their KV blocks back and waited again.")
+STEP_TOKENS = _histogram(
+    "vllm:iteration_tokens_total", STEP_TOKEN_BUCKETS, "Tokens computed or generated in one step (a histogram)."
+)
+STEP_TIME = _histogram("headcount_step_duration_seconds", TOKEN_TIME_BUCKETS, "Duration of one engine step.")
+
+# How long it took: one entry per token (TTFT, ITL) or per sequence that ended.
+TTFT = _histogram("vllm:time_to_first_token_seconds", TTFT_BUCKETS, "TTFT: arrival to first token.")
+ITL = _histogram("vllm:inter_token_latency_seconds", TOKEN_TIME_BUCKETS, "ITL: one gap between two tokens.")
+TPOT = _histogram(
+    "vllm:request_time_per_output_token_seconds", TOKEN_TIME_BUCKETS, "TPOT: mean gap between a sequence's tokens."
+)
+TPOT_ALIAS = _histogram(
+    "vllm:time_per_output_token_seconds",
+    TOKEN_TIME_BUCKETS,
+    "Old name; holds vllm:request_time_per_output_token_seconds.",
+)
+E2E_TIME = _histogram("vllm:e2e_request_latency_seconds", REQUEST_TIME_BUCKETS, "E2E: arrival to last token.")
+QUEUE_TIME = _histogram("vllm:request_queue_time_seconds", REQUEST_TIME_BUCKETS, "Arrival to first scheduled.")
+PREFILL_TIME = _histogram("vllm:request_prefill_time_seconds", REQUEST_TIME_BUCKETS, "First scheduled to first token.")
+DECODE_TIME = _histogram("vllm:request_decode_time_seconds", REQUEST_TIME_BUCKETS, "First token to last token.")
+INFERENCE_TIME = _histogram(
+    "vllm:request_inference_time_seconds", REQUEST_TIME_BUCKETS, "First scheduled to last token."
+)
+
+# What was asked for, and what became of it.
+FINISHED = _counter(
+    "vllm:request_success_total",
+    "Choices that ended, by reason (`abort`: the client went away; `error`: our fault).",
+    "finished_reason",
+)
+REJECTIONS = _counter(
+    "vllm:admission_rejections_total", "Requests refused (429), by the limit that was reached.", "reason"
+)
+PROMPT_LENGTH = _sequence_tokens("vllm:request_prompt_tokens", "Prompt tokens of a sequence.")
+OUTPUT_LENGTH = _sequence_tokens("vllm:request_generation_tokens", "Tokens generated for a sequence.")
+COMPUTED_LENGTH = _sequence_tokens(
+    "vllm:request_prefill_kv_computed_tokens", "Prompt tokens of a sequence that the prefix cache did not have."
+)
+LONGEST_CHOICE = _sequence_tokens(
+    "vllm:request_max_num_generation_tokens", "Tokens generated for the longest choice of a request."
+)
+MAX_TOKENS = _sequence_tokens("vllm:request_params_max_tokens", "`max_tokens` of a request.")
+NUM_CHOICES = _histogram("vllm:request_params_n", (1.0, 2.0, 5.0, 10.0, 20.0), "`n` of a request.")
+
+# HTTP, as prometheus-fastapi-instrumentator names it. `handler` is a route, never a raw path.
+HTTP_REQUESTS = Metric(
+    "http_requests_total", Kind.COUNTER, "Requests by route, method and status class.", ("handler", "method", "status")
+)
+HTTP_DURATION = Metric(
+    "http_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time to the last byte of the answer, by route.",
+    ("handler", "method"),
+    buckets=(0.1, 0.5, 1.0),
+)
+HTTP_DURATION_HIGHR = Metric(
+    "http_request_duration_highr_seconds",
+    Kind.HISTOGRAM,
+    "The same over all routes, in more buckets.",
+    buckets=(
+        *(0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 7.5),
+        *(10.0, 30.0, 60.0),
+    ),
+)
+HTTP_REQUEST_SIZE = Metric("http_request_size_bytes", Kind.SUMMARY, "Bytes of request bodies.", ("handler",))
+HTTP_RESPONSE_SIZE = Metric("http_response_size_bytes", Kind.SUMMARY, "Bytes of response bodies.", ("handler",))
+HTTP_ERRORS = Metric(
+    "headcount_request_errors_total", Kind.COUNTER, "Requests that failed, by the error's code.", ("handler", "code")
+)
+BUILD = Metric(
+    "headcount_build_info", Kind.GAUGE, "Always 1; the version that runs is the label.", ("version",), "livemax"
+)
+
+CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+
+def table() -> str:
+    """The catalog as a Markdown table, for docs/metrics.md."""
+    rows = [
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels) or 'none'} "
+        f"| {metric.help} | {_note(metric)} |"
+        for metric in CATALOG
+    ]
+    return "\n".join(["| name | type | labels | meaning | |", "|---|---|---|---|---|", *rows]) + "\n"
+
+
+def _note(metric: Metric) -> str:
+    if metric.kind is Kind.GAUGE:
+        return "sum over replicas" if metric.across == "livesum" else "maximum over replicas"
+    if metric.counts_tokens_of_a_sequence:
+        return "buckets 1 2 5 10 20 50 … up to the context length"
+    return f"buckets {' '.join(f'{bucket:g}' for bucket in metric.buckets)}" if metric.buckets else ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
