@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from service.model.activation import silu
 from service.model.attention import AttentionPlan, SequenceSpan, paged_attention
 from service.model.kv_cache import LayerCache
 
@@ -81,5 +81,4 @@ class TorchOps:
 
     def silu_gate(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        gated: Tensor = functional.silu(gate) * up
-        return gated
+        return silu(gate).to(gate_up.dtype) * up

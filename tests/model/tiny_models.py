@@ -1,0 +1,158 @@
+"""Tiny random transformers models, and our model run over the paged cache in any shape of batch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from service.model.attention import SequenceSpan
+from service.model.inputs import ModelInputs
+from service.model.kv_cache import KVCache
+from service.model.transformer import Transformer
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+WINDOW = 8
+
+
+def configs() -> dict[str, PreTrainedConfig]:
+    """Every architecture and every choice it offers that changes the numbers."""
+    linear = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
+    loose_yarn = {**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.3}
+    windowed = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0}
+    gpt2 = {"vocab_size": 96, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    return {
+        "llama": LlamaConfig(**SIZES),
+        "llama-mha": LlamaConfig(**{**SIZES, "num_key_value_heads": 4}),
+        "llama-mqa": LlamaConfig(**{**SIZES, "num_key_value_heads": 1}),
+        "llama-tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+        "llama-biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+        "llama-odd-sizes": LlamaConfig(**{**SIZES, "hidden_size": 60, "intermediate_size": 100, "head_dim": 10}),
+        "llama-linear-rope": LlamaConfig(**SIZES, rope_parameters=linear),
+        "llama3": LlamaConfig(**SIZES, rope_parameters=LLAMA3),
+        "llama-yarn": LlamaConfig(**SIZES, rope_parameters=YARN),
+        "llama-yarn-options": LlamaConfig(**SIZES, rope_parameters=loose_yarn),
+        "mistral": MistralConfig(**SIZES, sliding_window=None),
+        "mistral-window": MistralConfig(**SIZES, sliding_window=WINDOW),
+        "qwen2": Qwen2Config(**SIZES),
+        "qwen2-window": Qwen2Config(**SIZES, **windowed),
+        "qwen3": Qwen3Config(**SIZES, head_dim=32),
+        "qwen3-tied-biases": Qwen3Config(**SIZES, head_dim=32, attention_bias=True, tie_word_embeddings=True),
+        "gpt2": GPT2Config(**gpt2),
+        "gpt2-erf-untied": GPT2Config(**gpt2, activation_function="gelu", n_inner=96, tie_word_embeddings=False),
+    }
+
+
+def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """Every parameter random, biases and norms too, and large enough for logits that differ."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.2
+            is_scale = parameter.dim() == 1 and name.endswith("weight")
+            parameter.copy_(noise + 1.0 if is_scale else noise)
+    return model
+
+
+def saved(model: PreTrainedModel, directory: Path) -> Path:
+    model.save_pretrained(directory)
+    return directory
+
+
+def reference_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> Tensor:
+    """[num_tokens, vocab_size] by transformers."""
+    with torch.no_grad():
+        logits: Tensor = model(torch.tensor([token_ids])).logits[0].float()
+    return logits
+
+
+class Stream:
+    """One sequence in a paged cache: its tokens, its shuffled blocks, how far it is computed, its logits so far."""
+
+    def __init__(self, token_ids: Sequence[int], block_table: Sequence[int]) -> None:
+        self.token_ids = list(token_ids)
+        self.block_table = list(block_table)
+        self.num_computed = 0
+        self.logits: list[Tensor] = []
+
+
+class Bench:
+    """A model, a cache, and sequences that advance in whatever batches a test asks for."""
+
+    def __init__(self, model: Transformer, num_blocks: int = 64, seed: int = 0) -> None:
+        self.model = model
+        self.cache: KVCache = model.new_kv_cache(num_blocks)
+        self._free = random.Random(seed).sample(range(num_blocks), num_blocks)
+
+    def stream(self, token_ids: Sequence[int], capacity: int | None = None) -> Stream:
+        """A sequence with blocks for `capacity` tokens (default: as many as it has)."""
+        num_blocks = -(-(capacity or len(token_ids)) // self.model.block_size)
+        return Stream(token_ids, [self._free.pop() for _ in range(num_blocks)])
+
+    def step(self, *work: tuple[Stream, int]) -> None:
+        """Compute the next n tokens of each stream, in one batch; keeps the logits of every row."""
+        spans, tokens, positions, slots = [], [], [], []
+        for stream, count in work:
+            span = range(stream.num_computed, stream.num_computed + count)
+            spans.append(SequenceSpan(count, span.stop, stream.block_table))
+            tokens += [stream.token_ids[i] for i in span]
+            positions += span
+            size = self.model.block_size
+            slots += [stream.block_table[i // size] * size + i % size for i in span]
+        inputs = ModelInputs(
+            token_ids=torch.tensor(tokens),
+            positions=torch.tensor(positions),
+            slot_mapping=torch.tensor(slots),
+            logits_rows=torch.arange(len(tokens)),
+            attention=self.model.plan(spans),
+        )
+        rows = iter(self.model.forward(inputs, self.cache))
+        for stream, count in work:
+            stream.logits += [next(rows).clone() for _ in range(count)]
+            stream.num_computed += count
+
+    def whole(self, token_ids: Sequence[int]) -> Tensor:
+        """Logits [num_tokens, vocab_size] of a sequence computed alone, in one step."""
+        return self.in_chunks(token_ids, [len(token_ids)])
+
+    def in_chunks(self, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
+        stream = self.stream(token_ids)
+        for count in chunks:
+            self.step((stream, count))
+        return torch.stack(stream.logits)
+
+
+def tokens(count: int, seed: int = 0, vocab_size: int = 96) -> list[int]:
+    return [random.Random(f"{seed}/{i}").randrange(vocab_size) for i in range(count)]
