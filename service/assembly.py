@@ -38,8 +38,10 @@ class Engine:
     """An engine with the tokenizer of its model and the name it is served under."""
 
     core: EngineCore
+    runner: Runner
     tokenizer: Tokenizer
     model_id: str
+    cache_dtype: str
 
 
 def load_engine(
@@ -47,13 +49,21 @@ def load_engine(
 ) -> Engine:
     """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.num_replicas))
-    runner, tokenizer = _synthetic(settings) if settings.runner == "synthetic" else _model(settings, progress)
+    runner: Runner
+    if settings.runner == "synthetic":
+        tokenizer, cache_dtype = Tokenizer(byte_level_parts()), "none"
+        runner = _synthetic_runner(settings, tokenizer)
+    else:
+        path = resolve_model(settings.model, settings.cache_path, progress)
+        tokenizer = load_tokenizer(path)
+        model = _load_model(settings, path)
+        runner, cache_dtype = _model_runner(settings, model, tokenizer), str(model.dtype).removeprefix("torch.")
     config = EngineConfig(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
-    return Engine(EngineCore(runner, config, clock), tokenizer, model_id(settings))
+    return Engine(EngineCore(runner, config, clock), runner, tokenizer, model_id(settings), cache_dtype)
 
 
 def model_id(settings: Settings) -> str:
@@ -68,34 +78,32 @@ def model_id(settings: Settings) -> str:
     return settings.model
 
 
-def _synthetic(settings: Settings) -> tuple[Runner, Tokenizer]:
-    tokenizer = Tokenizer(byte_level_parts())
-    runner = SyntheticRunner(
+def _synthetic_runner(settings: Settings, tokenizer: Tokenizer) -> Runner:
+    return SyntheticRunner(
         cost=settings.synthetic_cost,
         block_size=settings.block_size,
         max_model_len=settings.max_model_len or SYNTHETIC_MODEL_LEN,
         vocab_size=tokenizer.vocab_size,
     )
-    return runner, tokenizer
 
 
-def _model(settings: Settings, progress: Progress | None) -> tuple[Runner, Tokenizer]:
-    path = resolve_model(settings.model, settings.cache_path, progress)
-    tokenizer = load_tokenizer(path)
+def _load_model(settings: Settings, path: Path) -> Transformer:
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(
+    return load_model(
         path, dtype=settings.dtype, device=device, cache_dir=settings.cache_path, block_size=settings.block_size
     )
+
+
+def _model_runner(settings: Settings, model: Transformer, tokenizer: Tokenizer) -> ModelRunner:
     max_model_len = min(settings.max_model_len or model.config.max_position, model.config.max_position)
-    runner = ModelRunner(
+    return ModelRunner(
         model,
         num_blocks=_num_blocks(settings, model, max_model_len),
         max_model_len=max_model_len,
         eos_token_ids=tokenizer.eos_token_ids,
     )
-    return runner, tokenizer
 
 
 def _num_blocks(settings: Settings, model: Transformer, max_model_len: int) -> int:

@@ -128,6 +128,15 @@ def load_settings(*, flags: Mapping[str, object], environment: Mapping[str, str]
         raise ConfigError(f"{key} = {values[key]!r} ({origins[key]}) is not valid: {reason}.") from None
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Variables with which another process loads the same settings."""
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {
+        ENVIRONMENT_PREFIX + key.upper(): value if isinstance(value, str) else json.dumps(value)
+        for key, value in values.items()
+    }
+
+
 def _read_file(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(path.read_text())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.config import Settings, load_settings
+from service.config import Settings, as_environment, load_settings
 from service.errors import ConfigError
 
 
@@ -67,10 +67,7 @@ def test_settings_survive_a_round_trip_through_the_environment(
 ) -> None:
     """What is written as text is read back as the same settings."""
     settings = Settings(port=port, max_num_seqs=seqs, prefix_caching=caching, kv_cache_gib=gib)
-    environment = {
-        f"HEADCOUNT_{key.upper()}": str(value) for key, value in settings.model_dump(exclude_defaults=True).items()
-    }
-    assert load_settings(flags={}, environment=environment).settings == settings
+    assert load_settings(flags={}, environment=as_environment(settings)).settings == settings
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -1,0 +1,162 @@
+"""The `headcount` command. Every error is one sentence on standard error and exit status 1 (2 for wrong usage)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from service import __version__
+from service.config import LoadedSettings, Settings, load_settings
+from service.errors import HeadcountError
+
+console = Console(stderr=True, highlight=False)
+
+
+class Cli(click.Group):
+    """Turns our errors into one sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeadcountError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="headcount")
+def main() -> None:
+    """An autoscaling LLM inference service.
+
+    Settings come from defaults < a TOML file (--config) < HEADCOUNT_* variables < flags; `headcount config` shows them.
+    """
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag for each setting; it gets the merged `LoadedSettings` as its first argument."""
+
+    def run(**options: Any) -> None:
+        flags = {key: options.pop(key) for key in (*Settings.model_fields, "config")}
+        given = {key: value for key, value in flags.items() if value is not None}
+        command(load_settings(flags=given, environment=os.environ), **options)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    for key, field in reversed(Settings.model_fields.items()):
+        default = field.get_default()
+        shown = "" if default is None else f"  [default: {default}]"
+        run = click.option(f"--{key.replace('_', '-')}", key, metavar="VALUE", help=f"{field.description}{shown}")(run)
+    run = click.option("--config", metavar="FILE", help="TOML file with settings")(run)
+    run.__click_params__ += getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    return run
+
+
+@main.command()
+@with_settings
+def serve(loaded: LoadedSettings) -> None:
+    """Start the service on this machine and keep it running until Ctrl-C or SIGTERM."""
+    from service.fleet.server import run_server  # noqa: PLC0415 - Ray is slow to import
+
+    settings = loaded.settings
+    run_server(settings, say=console.print, on_ready=lambda: _say_ready(settings))
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--max-tokens", default=256, show_default=True, help="most tokens to generate")
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy")
+@click.option("--seed", type=int, help="for temperatures above 0")
+@click.option("--raw", is_flag=True, help="continue the text instead of answering it as a chat message")
+@with_settings
+def generate(
+    loaded: LoadedSettings, prompt: str, max_tokens: int, temperature: float, seed: int | None, raw: bool
+) -> None:
+    """Generate text here and now: no server, no Ray."""
+    from service.llm import LLM  # noqa: PLC0415 - torch is slow to import
+    from service.types import SamplingParams  # noqa: PLC0415
+
+    sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    with _download_progress() as progress:
+        llm = LLM.load(loaded.settings, progress)
+    pieces = llm.complete(prompt, sampling) if raw else llm.chat([{"role": "user", "content": prompt}], sampling)
+    for piece in pieces:
+        click.echo(piece, nl=False)
+    click.echo()
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@with_settings
+def config(loaded: LoadedSettings, as_json: bool) -> None:
+    """Print every setting in force and where it came from."""
+    values = loaded.settings.model_dump(mode="json")
+    if as_json:
+        click.echo(json.dumps({key: {"value": value, "from": loaded.origins[key]} for key, value in values.items()}))
+        return
+    table = Table("setting", "value", "from", "meaning", box=None)
+    for key, value in values.items():
+        text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        table.add_row(key, text, loaded.origins[key], Settings.model_fields[key].description)
+    Console().print(table)
+
+
+@main.group()
+def model() -> None:
+    """Fetch and prepare models."""
+
+
+@model.command("prepare")
+@with_settings
+def prepare(loaded: LoadedSettings) -> None:
+    """Download the model if need be, check that it can run here, and prepare its weights and the native kernels."""
+    from service.assembly import load_engine  # noqa: PLC0415 - torch is slow to import
+
+    with _download_progress() as progress:
+        engine = load_engine(loaded.settings, progress=progress)
+    console.print(f"{engine.model_id} is ready in {loaded.settings.cache_path}.")
+
+
+@contextmanager
+def _download_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar that appears when there is something to download."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as progress:
+        tasks: list[TaskID] = []
+
+        def report(num_bytes: int, total: int) -> None:
+            if not tasks:
+                tasks.append(progress.add_task("Downloading the model", total=total))
+            progress.update(tasks[0], completed=num_bytes, total=total)
+
+        yield report
+
+
+def _say_ready(settings: Settings) -> None:
+    from service.assembly import model_id  # noqa: PLC0415 - not needed before
+
+    url = f"http://{settings.host}:{settings.port}"
+    body = json.dumps(
+        {"model": model_id(settings), "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True}
+    )
+    click.echo(
+        f"""
+Ready. Try:
+
+  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+
+  API documentation  {url}/docs
+  Metrics            {url}/metrics
+
+Ctrl-C drains and stops.
+"""
+    )
+
+
+if __name__ == "__main__":
+    main()

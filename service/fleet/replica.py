@@ -1,0 +1,76 @@
+"""One replica: HTTP application, tokenizer, engine and model in one Serve actor."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service import __version__
+from service.api.app import create_app
+from service.api.logs import configure_logging
+from service.api.state import ApiState
+from service.assembly import Engine, load_engine
+from service.config import Settings
+from service.engine.loop import EngineBackend, LoopConfig
+from service.errors import EngineError
+from service.metrics.exposition import render
+from service.metrics.multiprocess import configure
+from service.metrics.recorder import Recorder, ReplicaInfo
+
+MIB = 1 << 20
+
+
+class Replica:
+    """The deployment class. Serve calls `__serve_build_asgi_app__` once after the constructor."""
+
+    def __init__(self, settings: Settings, metrics_directory: str) -> None:
+        directory = Path(metrics_directory)
+        configure(directory)
+        configure_logging(settings.log_format)
+        engine = load_engine(settings)
+        recorder = Recorder(_info(settings, engine), CollectorRegistry())
+        self._backend = EngineBackend(
+            engine.core,
+            LoopConfig(max_waiting=settings.max_waiting, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+            observer=recorder.on_step,
+        )
+        self._backend.start()
+        self._state = ApiState(
+            backend=self._backend,
+            tokenizer=engine.tokenizer,
+            model_id=engine.model_id,
+            version=__version__,
+            created_at=int(time.time()),
+            recorder=recorder,
+            render_metrics=lambda accept: render(directory, accept=accept),
+            max_body_bytes=int(settings.max_body_mib * MIB),
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._state)
+
+    def check_health(self) -> None:
+        """Called by Serve: raises when the engine's heartbeat has stopped, so that the replica is replaced."""
+        health = self._backend.health()
+        if not health.alive:
+            raise EngineError(health.reason)
+
+    def __del__(self) -> None:
+        """Called by Serve after the drain."""
+        if hasattr(self, "_backend"):
+            self._backend.close()
+
+
+def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
+    return ReplicaInfo(
+        model_name=engine.model_id,
+        version=__version__,
+        max_model_len=engine.core.max_model_len,
+        num_blocks=engine.runner.num_blocks,
+        block_size=engine.runner.block_size,
+        cache_dtype=engine.cache_dtype,
+        prefix_caching=settings.prefix_caching,
+    )

@@ -1,0 +1,120 @@
+"""`headcount serve`: a local Ray with Serve and the application on it, from start to drained."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import httpx
+
+from service.config import Settings, as_environment
+from service.errors import StartupError
+from service.fleet.environment import apply, ray_environment, state_directory
+
+PROBE_PERIOD_S = 0.2
+PROBE_TIMEOUT_S = 5.0
+
+
+def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain; a second signal cuts the drain short.
+
+    `say` gets a line for each stage. Raises StartupError when the service does not come up; nothing is left behind.
+    """
+    check_port(settings.host, settings.port)
+    prepare(settings)
+    directory = state_directory(settings.port)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700)
+    apply(ray_environment(settings, directory), os.environ)
+    try:
+        _serve(settings, say, on_ready)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise StartupError if nothing can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartupError(
+                f"Cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or choose another with --port"
+                " or --host."
+            ) from None
+
+
+def prepare(settings: Settings) -> None:
+    """Fetch the model and prepare its weights, in a process of its own: this one stays small, and never imports torch.
+
+    What is wrong with the model or the machine is said there, on standard error; raises SystemExit with its status.
+    """
+    if settings.runner == "synthetic":
+        return
+    command = [sys.executable, "-m", "service.cli", "model", "prepare"]
+    status = subprocess.run(command, env=os.environ | as_environment(settings), check=False).returncode  # noqa: S603
+    if status != 0:
+        raise SystemExit(status)
+
+
+def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[], None]) -> None:
+    import ray  # noqa: PLC0415 - Ray reads its environment when it is imported
+    from ray import serve  # noqa: PLC0415
+
+    from service.fleet.application import NAME, application  # noqa: PLC0415
+
+    try:
+        say("Starting Ray …")
+        ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1")
+        # SIGTERM interrupts as Ctrl-C does; Ray has just put its own handler in place.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        say(f"Starting {settings.num_replicas} replica(s) of {settings.model} …")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(http_options={"host": settings.host, "port": settings.port, "location": "HeadOnly"})
+        serve.run(application(settings), name=NAME, route_prefix="/")
+        _await_ready(settings)
+        on_ready()
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        say(f"Draining: what is running has {settings.drain_timeout_s:g} s to finish; interrupt again to cut it short.")
+        with suppress(KeyboardInterrupt):
+            serve.delete(NAME)
+        say("Stopped.")
+    except RuntimeError as error:
+        raise StartupError(f"The service did not start: {error}") from error
+    finally:
+        _shut_down(serve.shutdown, ray.shutdown)
+
+
+def _shut_down(*steps: Callable[[], None]) -> None:
+    """Run every step, whatever becomes of the one before; interrupts no longer matter."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for step in steps:
+        with suppress(Exception):
+            step()
+
+
+def _await_ready(settings: Settings) -> None:
+    """Wait until a request to the public port finds a ready replica."""
+    url = f"http://{settings.host}:{settings.port}/health/ready"
+    deadline = time.monotonic() + settings.startup_timeout_s
+    while time.monotonic() < deadline:
+        with suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=PROBE_TIMEOUT_S, trust_env=False).is_success:
+                return
+        time.sleep(PROBE_PERIOD_S)
+    raise StartupError(
+        f"No replica was ready within {settings.startup_timeout_s:g} s: see above, or raise --startup-timeout-s."
+    )
