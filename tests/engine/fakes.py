@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 from zlib import crc32
 
 from service.engine.batch import Batch, ScheduledSequence
@@ -102,24 +103,24 @@ _numbers: Iterator[int] = count()
 
 
 def request(
-    *prompt: int, request_id: str | None = None, n: int = 1, arrival_at: float = 100.0, **sampling: object
+    *prompt: int, request_id: str | None = None, n: int = 1, arrival_at: float = 100.0, **sampling: Any
 ) -> GenerateRequest:
     """A request with a fresh id; greedy, 4 tokens, unless `sampling` says otherwise."""
     return GenerateRequest(
         request_id=f"r{next(_numbers)}" if request_id is None else request_id,
         prompt_token_ids=prompt or (1, 2, 3),
-        sampling=SamplingParams(**{"max_tokens": 4, "temperature": 0.0, **sampling}),  # type: ignore[arg-type]
+        sampling=SamplingParams(**{"max_tokens": 4, "temperature": 0.0, **sampling}),
         n=n,
         arrival_at=arrival_at,
     )
 
 
-def engine(runner: HistoryRunner | None = None, clock: FakeClock | None = None, **config: object) -> EngineCore:
+def engine(runner: HistoryRunner | None = None, clock: FakeClock | None = None, **config: Any) -> EngineCore:
     """A core with small limits."""
     limits = {"max_num_seqs": 4, "max_num_batched_tokens": 16, **config}
     return EngineCore(
         runner or HistoryRunner(),
-        EngineConfig(**limits),  # type: ignore[arg-type]
+        EngineConfig(**limits),
         clock or FakeClock(),
     )
 

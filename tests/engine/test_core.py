@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from service.engine.core import EngineConfig
@@ -39,10 +41,10 @@ class TestConfig:
             ({"max_num_seqs": 8, "max_num_batched_tokens": 7}, "max_num_batched_tokens"),
         ],
     )
-    def test_settings_that_cannot_work_are_refused_by_name(self, config: dict[str, int], name: str) -> None:
+    def test_settings_that_cannot_work_are_refused_by_name(self, config: dict[str, Any], name: str) -> None:
         """A budget below the number of running sequences would starve the youngest."""
         with pytest.raises(ConfigError, match=name):
-            EngineConfig(**config)  # type: ignore[arg-type]
+            EngineConfig(**config)
 
 
 class TestAdmission:
@@ -121,10 +123,10 @@ class TestStopConditions:
         ],
     )
     def test_what_ends_a_sequence(
-        self, script: dict[int, int], sampling: dict[str, object], expected: int, reason: FinishReason
+        self, script: dict[int, int], sampling: dict[str, Any], expected: int, reason: FinishReason
     ) -> None:
         """The sequence ends after `expected` tokens for `reason`."""
-        mine = request(1, 2, 3, request_id="x", **sampling)  # type: ignore[arg-type]
+        mine = request(1, 2, 3, request_id="x", **sampling)
 
         events = run(engine(HistoryRunner(script=script)), mine)
 
