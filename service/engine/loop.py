@@ -10,16 +10,15 @@ import asyncio
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from service.backend import Health
 from service.engine.core import EngineCore
-from service.engine.drain_rate import DrainRate
+from service.engine.live_requests import LiveRequests
 from service.engine.stream import RequestStream, push_all
-from service.errors import ConfigError, InvalidRequestError, OverloadedError, UnavailableError
+from service.errors import ConfigError, UnavailableError
 from service.types import GenerateRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -46,14 +45,6 @@ class LoopConfig:
             raise ConfigError("heartbeat_timeout_s must be greater than 0.")
 
 
-@dataclass(slots=True)
-class _Live:
-    """A request with sequences to end. The reader owns its stream: who loses it aborts the request."""
-
-    stream: weakref.ref[RequestStream]
-    num_unfinished: int
-
-
 class EngineBackend:
     """Implements `Backend`. `start` first; then `drain` or `close`, once and for all."""
 
@@ -72,10 +63,7 @@ class EngineBackend:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._changed = threading.Condition()  # guards what follows
         self._commands: list[Callable[[], None]] = []
-        self._live: dict[str, _Live] = {}
-        self._num_live_sequences = 0
-        self._num_running = 0
-        self._drain_rate = DrainRate()
+        self._live = LiveRequests(core.config.max_num_seqs + config.max_waiting, clock)
         self._refusal: str | None = "The engine has not started."
         self._failure: str | None = None
         self._is_stopping = False
@@ -99,10 +87,11 @@ class EngineBackend:
         self._core.check(request)
         loop = asyncio.get_running_loop()
         with self._changed:
-            self._check_admission(request)
+            if self._refusal is not None:
+                raise UnavailableError(self._refusal)
+            self._live.check(request)
             stream = RequestStream(request, loop, self._abort)
-            self._live[request.request_id] = _Live(weakref.ref(stream), request.n)
-            self._num_live_sequences += request.n
+            self._live.add(request, stream)
             self._command(partial(self._core.add, request))
         return stream
 
@@ -115,8 +104,8 @@ class EngineBackend:
             alive=failure is None,
             ready=failure is None and refusal is None,
             reason=failure or refusal or "ok",
-            num_waiting=max(0, self._num_live_sequences - self._num_running),
-            num_running=self._num_running,
+            num_waiting=self._live.num_waiting,
+            num_running=self._live.num_running,
             heartbeat_age_s=age_s,
         )
 
@@ -139,18 +128,6 @@ class EngineBackend:
         if self._thread.is_alive():
             logger.error("the engine is stuck in a step and was left behind")
         self._fail_live("The server is shutting down.")
-
-    def _check_admission(self, request: GenerateRequest) -> None:
-        if self._refusal is not None:
-            raise UnavailableError(self._refusal)
-        if request.request_id in self._live:
-            raise InvalidRequestError(f"request_id {request.request_id!r} is in use.", param="request_id")
-        if self._num_live_sequences >= self._core.config.max_num_seqs + self._config.max_waiting:
-            num_waiting = self._num_live_sequences - self._num_running
-            raise OverloadedError(
-                f"The server is overloaded: {num_waiting} requests are waiting. Please retry later.",
-                retry_after_s=self._drain_rate.time_for(num_waiting, self._clock()),
-            )
 
     def _command(self, command: Callable[[], None]) -> None:
         """Have the engine thread run `command` before its next step."""
@@ -190,27 +167,29 @@ class EngineBackend:
             while not (self._commands or self._core.has_work or self._is_stopping):
                 self._busy_since = None
                 self._changed.wait()
-            self._busy_since = self._clock()
+            self._busy_since = None if self._is_stopping else self._clock()
             commands, self._commands = self._commands, []
+        if self._is_stopping:
+            return False
         for command in commands:
             command()
-        return not self._is_stopping
+        return True
 
     def _step(self) -> None:
         events, stats = self._core.step()
-        self._deliver(events)
+        # First the books, then the news: who is told of an end and asks again at once finds the place free.
+        with self._changed:
+            told = self._live.settle(events, stats)
+            self._changed.notify_all()
+        self._deliver(told)
         self._observe(stats)
-        self._settle(events, stats)
         if not self._core.has_work:
             self._core.check_integrity()
 
-    def _deliver(self, events: list[TokenEvent]) -> None:
+    def _deliver(self, told: list[tuple[RequestStream, TokenEvent]]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[RequestStream, TokenEvent]]] = {}
-        for event in events:
-            live = self._live.get(event.request_id)
-            stream = None if live is None else live.stream()
-            if stream is not None:
-                by_loop.setdefault(stream.loop, []).append((stream, event))
+        for stream, event in told:
+            by_loop.setdefault(stream.loop, []).append((stream, event))
         for loop, pairs in by_loop.items():
             self._call(loop, partial(push_all, pairs), [stream.request_id for stream, _ in pairs])
 
@@ -231,28 +210,10 @@ class EngineBackend:
                 logger.exception("the observer of engine steps failed; its figures are wrong from here on")
             self._is_observer_broken = True
 
-    def _settle(self, events: list[TokenEvent], stats: StepStats) -> None:
-        """Take finished sequences off the books."""
-        with self._changed:
-            self._num_running = stats.num_running
-            for event in events:
-                live = self._live.get(event.request_id)
-                if event.finish_reason is None or live is None:
-                    continue
-                live.num_unfinished -= 1
-                self._num_live_sequences -= 1
-                if live.num_unfinished == 0:
-                    del self._live[event.request_id]
-            self._drain_rate.note(len(stats.finished), self._clock())
-            self._changed.notify_all()
-
     def _fail_live(self, error: str) -> None:
         """Nothing more comes from the core: end every stream that still waits for something."""
         with self._changed:
-            live, self._live = self._live, {}
-            self._num_live_sequences = self._num_running = 0
+            streams = self._live.clear()
             self._changed.notify_all()
-        for request in live.values():
-            stream = request.stream()
-            if stream is not None:
-                self._call(stream.loop, partial(stream.fail, error), [])
+        for stream in streams:
+            self._call(stream.loop, partial(stream.fail, error), [])
