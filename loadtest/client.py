@@ -76,10 +76,18 @@ class Patience:
 
 
 class Client:
-    """Sends requests to one endpoint over one httpx client."""
+    """Sends requests to one endpoint over one httpx client; `gaps` counts those of requests due after `warmup_s`."""
 
-    def __init__(self, http: httpx.AsyncClient, endpoint: Endpoint, timeline: Timeline, gaps: GapHistogram) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        endpoint: Endpoint,
+        timeline: Timeline,
+        gaps: GapHistogram,
+        warmup_s: float = 0.0,
+    ) -> None:
         self._http = http
+        self._warmup_s = warmup_s
         self.endpoint = endpoint
         self.timeline = timeline
         self._gaps = gaps
@@ -101,8 +109,9 @@ class Client:
                     text = await self._attempt(record, body, headers)
                     if not self._will_retry(record, max_retries):
                         return text
-                    record.retry_wait_s = record.retry_after_s
-                    await asyncio.sleep(record.retry_after_s or 0)
+                    refused_s, advised_s = self.timeline.now_s(), record.retry_after_s or 0.0
+                    await asyncio.sleep(advised_s)
+                    record.retry_slack_s = self.timeline.now_s() - refused_s - advised_s
         except TimeoutError:
             record.outcome, record.end_s = patience.outcome, self.timeline.now_s()
         return text
@@ -116,7 +125,7 @@ class Client:
         record.outcome = Outcome.UNFINISHED
         if record.sent_s is None:
             record.sent_s = self.timeline.now_s()
-        stream = _Stream(record, self.timeline, self._gaps)
+        stream = _Stream(record, self.timeline, self._gaps if record.intended_s >= self._warmup_s else None)
         try:
             async with self._http.stream("POST", self.endpoint.path, content=body, headers=headers) as response:
                 record.status = response.status_code
@@ -141,7 +150,7 @@ class Client:
 class _Stream:
     """One response body as it arrives."""
 
-    def __init__(self, record: Record, timeline: Timeline, gaps: GapHistogram) -> None:
+    def __init__(self, record: Record, timeline: Timeline, gaps: GapHistogram | None) -> None:
         self._record = record
         self._timeline = timeline
         self._gaps = gaps
@@ -173,7 +182,7 @@ class _Stream:
         if chunk.text:
             if record.last_s is None:
                 record.first_s = at_s
-            else:
+            elif self._gaps is not None:
                 self._gaps.add(record.index, at_s - record.last_s)
             record.last_s = at_s
             record.num_events += 1

@@ -70,7 +70,7 @@ class Record:
     num_events: int = 0
     attempts: int = 0
     retry_after_s: float | None = None
-    retry_wait_s: float | None = None
+    retry_slack_s: float | None = None
 
     @property
     def lateness_s(self) -> float | None:

@@ -172,7 +172,7 @@ async def _send_all(
     prompts = Prompts(scenario.seed, assignment.vocabulary, assignment.file_prompts)
     timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
     async with httpx.AsyncClient(transport=StreamTransport(), timeout=timeout, trust_env=False) as http:
-        client = Client(http, assignment.endpoint, timeline, gaps)
+        client = Client(http, assignment.endpoint, timeline, gaps, scenario.warmup_s)
         runner = Runner(client, prompts, scenario.workload.tenants, limits, spool, stop)
         mine = conversations(assignment.requests, number, num_workers)
         if isinstance(scenario.arrivals, Closed):

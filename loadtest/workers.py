@@ -115,8 +115,8 @@ class Workers:
 async def _receive(connection: Connection) -> object:
     """The next message; None when the other end is gone."""
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(connection.fileno(), lambda: readable.done() or readable.set_result(None))
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(connection.fileno(), _wake, readable)
     try:
         await readable
         return connection.recv()
@@ -124,3 +124,8 @@ async def _receive(connection: Connection) -> object:
         return None
     finally:
         loop.remove_reader(connection.fileno())
+
+
+def _wake(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

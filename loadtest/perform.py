@@ -1,0 +1,149 @@
+"""What a command does once its scenario is known: run under Ctrl-C and the live view, write files, say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from loadtest.experiment import Observer, Where, run_experiment
+from loadtest.options import RunOptions
+from loadtest.records import Record, write_csv
+from loadtest.report import render_html
+from loadtest.results import RunResult
+from loadtest.schedule import PlannedRequest, Schedule, make_schedule
+from loadtest.scrape import Snapshot
+from loadtest.show import show_result, step_line
+from loadtest.spec import Closed, Scenario, Slo
+from loadtest.sweep import Bounds, Hopeless, SweepResult, Trial, sweep
+from loadtest.watch import Watch
+from loadtest.worker import Progress
+
+EXIT_HELD, EXIT_BROKEN, EXIT_INVALID = 0, 1, 3  # 2 is click's: the command cannot be carried out
+EVENTS_PER_WORKER = 10_000  # per second: a worker at 36 µs of CPU per streamed event is then a third busy
+STREAMS_PER_WORKER = 1000
+
+
+def exit_code(result: RunResult) -> int:
+    """0 only for a valid, whole run whose SLO (if one was given) held."""
+    if not result.validity.is_valid or result.validity.is_partial:
+        return EXIT_INVALID
+    return EXIT_HELD if result.goodput is None or result.goodput.is_held else EXIT_BROKEN
+
+
+def suggest_workers(scenario: Scenario, requests: Sequence[PlannedRequest], cores: int) -> int:
+    """As many as the busiest second's tokens (or a closed loop's streams) need, at most one per core."""
+    if isinstance(scenario.arrivals, Closed):
+        wanted = scenario.arrivals.concurrency / STREAMS_PER_WORKER
+    else:
+        seconds: Counter[int] = Counter()
+        for request in requests:
+            seconds[int(request.at_s or 0)] += request.output_tokens
+        wanted = max(seconds.values()) / EVENTS_PER_WORKER
+    return min(max(1, math.ceil(wanted)), cores)
+
+
+def perform_run(options: RunOptions, scenario: Scenario, console: Console) -> int:
+    """One run; returns the exit code."""
+    options.check_outputs()
+    result, records = asyncio.run(_watched(options, scenario, options.where(scenario), console))
+    write_outputs(options, result, records)
+    show_result(result, console)
+    return exit_code(result)
+
+
+def write_outputs(options: RunOptions, result: RunResult, records: Sequence[Record]) -> None:
+    """The files asked for."""
+    if options.json_path is not None:
+        options.json_path.write_text(result.model_dump_json(indent=1) + "\n")
+    if options.csv_path is not None:
+        write_csv(records, options.csv_path)
+    if options.html_path is not None:
+        options.html_path.write_text(render_html(result))
+
+
+async def _watched(
+    options: RunOptions, scenario: Scenario, where: Where, console: Console
+) -> tuple[RunResult, list[Record]]:
+    stop = asyncio.Event()
+    with _stop_on_signal(stop), Watch(scenario, console) as watch:
+        workers = options.workers or _default_workers(scenario)
+        return await run_experiment(scenario, where, num_workers=workers, observer=watch, stop=stop)
+
+
+def _default_workers(scenario: Scenario) -> int:
+    # Prompts from a file change what is sent, not how many tokens come back: the plan without them is as good.
+    requests = make_schedule(scenario).requests
+    return suggest_workers(scenario, requests, os.cpu_count() or 1)
+
+
+@contextmanager
+def _stop_on_signal(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C or SIGTERM ends the run and goes on to the report; a second one ends the program."""
+    loop = asyncio.get_running_loop()
+    caught = (signal.SIGINT, signal.SIGTERM)
+
+    def first() -> None:
+        stop.set()
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+    for number in caught:
+        loop.add_signal_handler(number, first)
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+class _Both(Observer):
+    """Shows a trial of a sweep and ends it when it is hopeless."""
+
+    def __init__(self, watch: Watch, hopeless: Hopeless) -> None:
+        self._watch = watch
+        self._hopeless = hopeless
+
+    def started(self, schedule: Schedule, start_at: float) -> None:
+        self._hopeless.plan(len(schedule.requests))
+        self._watch.started(schedule, start_at)
+
+    def progress(self, worker: int, progress: Progress) -> None:
+        self._hopeless.progress(worker, progress)
+        self._watch.progress(worker, progress)
+
+    def scraped(self, snapshot: Snapshot) -> None:
+        self._watch.scraped(snapshot)
+
+
+def perform_sweep(options: RunOptions, scenario: Scenario, slo: Slo, bounds: Bounds, console: Console) -> int:
+    """A sweep; exits 0 when some rate held."""
+    options.check_outputs()
+    where = options.where(scenario)
+
+    async def trial(at_rate: Scenario) -> Trial:
+        stop = asyncio.Event()
+        hopeless = Hopeless(slo, stop)
+        with _stop_on_signal(stop), Watch(at_rate, console) as watch:
+            workers = options.workers or _default_workers(at_rate)
+            result, records = await run_experiment(
+                at_rate, where, num_workers=workers, observer=_Both(watch, hopeless), stop=stop
+            )
+        return Trial(result, records, hopeless.is_hopeless)
+
+    found = asyncio.run(sweep(scenario, slo, bounds, trial, lambda step: console.print(step_line(step), markup=False)))
+    _write_sweep(options, found)
+    console.print(found.verdict, style="bold", markup=False)
+    console.print(f"The search ended because of: {found.stopped_because}.", markup=False)
+    return EXIT_HELD if found.max_rate_rps is not None else EXIT_BROKEN
+
+
+def _write_sweep(options: RunOptions, found: SweepResult) -> None:
+    if options.json_path is not None:
+        options.json_path.write_text(found.model_dump_json(indent=1) + "\n")
