@@ -8,16 +8,14 @@ import pytest
 
 from service.engine.core import EngineConfig
 from service.errors import ConfigError, ContextLengthError, HeadcountError, InvalidRequestError
-from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
+from service.types import FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (
     BOMB,
     EOS,
     POISON,
-    FakeClock,
     HistoryRunner,
     engine,
     expected_output,
-    logprob_of,
     output,
     request,
     run,
@@ -146,61 +144,6 @@ class TestStopConditions:
         assert (last.token_ids, last.finish_reason) == ((EOS,), STOP)
 
 
-class TestPromptLogprobs:
-    @pytest.mark.parametrize("budget", [1, 2, 3, 16])
-    @pytest.mark.parametrize("max_tokens", [0, 1, 3])
-    def test_they_come_once_and_whole(self, budget: int, max_tokens: int) -> None:
-        """Whatever the chunks: with the first event, one entry per prompt token, the first None."""
-        core = engine(max_num_seqs=1, max_num_batched_tokens=budget)
-        prompt = (5, 6, 7, 8, 9)
-
-        events = run(core, request(*prompt, max_tokens=max_tokens, prompt_logprobs=0))
-
-        scores = [event.prompt_logprobs for event in events]
-        assert scores[0] == (None, *(logprob_of(token_id, i) for i, token_id in enumerate(prompt) if i > 0))
-        assert scores[1:] == [None] * (max(1, max_tokens) - 1)
-
-    def test_scoring_alone_brings_no_token(self) -> None:
-        """max_tokens 0 ends with length when the prompt is computed."""
-        [event] = run(engine(), request(5, 6, max_tokens=0, prompt_logprobs=0))
-
-        assert (event.token_ids, event.finish_reason) == ((), LENGTH)
-
-    def test_a_prompt_of_one_token_has_one_empty_entry(self) -> None:
-        """Nothing precedes the first token."""
-        assert run(engine(), request(5, prompt_logprobs=0))[0].prompt_logprobs == (None,)
-
-    def test_a_cached_prompt_is_computed_again(self) -> None:
-        """What the prefix cache would bring has no scores."""
-        core = engine()
-        prompt = tuple(range(12))
-        run(core, request(*prompt))
-
-        event = run(core, request(*prompt, prompt_logprobs=0))[0]
-
-        assert event.prompt_logprobs is not None
-        assert len(event.prompt_logprobs) == 12
-        assert event.num_prefix_hit_tokens == 0
-
-    def test_only_the_first_of_n_brings_them(self) -> None:
-        """They are the same for all."""
-        events = run(engine(), request(5, 6, 7, n=2, max_tokens=1, prompt_logprobs=0))
-
-        assert [event.prompt_logprobs is not None for event in events] == [True, False]
-
-    def test_preemption_amid_the_prompt_does_not_repeat_them(self) -> None:
-        """Two long prompts in a cache for one and a half: the younger is computed twice and scored once."""
-        runner = HistoryRunner(num_blocks=6, block_size=2, max_model_len=12)
-        core = engine(runner, max_num_seqs=2, max_num_batched_tokens=3)
-        prompt = (9, 8, 7, 6, 5)
-        old, young = request(1, max_tokens=10), request(*prompt, max_tokens=2, prompt_logprobs=0)
-
-        events = run(core, old, young)
-
-        scored = [event.prompt_logprobs for event in events if event.prompt_logprobs is not None]
-        assert scored == [(None, *(logprob_of(token_id, i) for i, token_id in enumerate(prompt) if i > 0))]
-
-
 class TestAbort:
     def test_an_aborted_request_ends_with_the_next_step_and_frees_its_blocks(self) -> None:
         """Running or waiting, all its sequences; its neighbour goes on."""
@@ -287,73 +230,3 @@ class TestFailures:
             core.add(request(*range(40), max_tokens=40))
 
         assert not core.has_work
-
-
-class TestReport:
-    def test_events_carry_logprobs_when_asked(self) -> None:
-        """One entry per token."""
-        events = run(engine(), request(1, max_tokens=2, logprobs=0))
-
-        assert [len(event.logprobs) for event in events] == [1, 1]
-
-    def test_times_and_counts_of_a_request(self) -> None:
-        """Queue, first token and gaps are measured on the engine's clock; the timings come with the end."""
-        clock = FakeClock(now=100.0)
-        core = engine(clock=clock)
-        core.add(request(1, 2, 3, max_tokens=3, arrival_at=98.0))
-        seen = []
-        for _, stats in steps(core):
-            seen.append((stats.num_prompt_tokens, stats.num_output_tokens, stats.ttft_s, stats.itl_s))
-            clock.now += 0.5
-
-        assert seen == [(3, 1, (2.0,), ()), (0, 1, (), (0.5,)), (0, 1, (), (0.5,))]
-        [(reason, timings)] = stats.finished
-        assert reason is LENGTH
-        assert (timings.arrival_at, timings.scheduled_at, timings.first_token_at, timings.last_token_at) == (
-            98.0,
-            100.0,
-            100.0,
-            101.0,
-        )
-        assert (timings.num_prompt_tokens, timings.num_output_tokens) == (3, 3)
-
-    def test_prefix_hits_are_counted_per_sequence_and_step(self) -> None:
-        """A prompt that was seen before is found but for its last block."""
-        core = engine()
-        prompt = tuple(range(10))
-        run(core, request(*prompt))
-        core.add(request(*prompt))
-
-        events, stats = core.step()
-
-        assert events[0].num_prefix_hit_tokens == 8
-        assert (stats.num_prefix_queried_tokens, stats.num_prefix_hit_tokens) == (10, 8)
-        assert stats.num_prompt_tokens == 2
-
-    def test_preemptions_are_counted_and_do_not_restart_the_queue_time(self) -> None:
-        """A preempted sequence keeps the instant when it was first scheduled."""
-        clock = FakeClock(now=100.0)
-        runner = HistoryRunner(num_blocks=4, block_size=2, max_model_len=8)
-        core = engine(runner, clock, max_num_seqs=2)
-        core.add(request(1, max_tokens=7, request_id="old"))
-        core.add(request(2, max_tokens=7, request_id="young"))
-        ends: dict[str, SequenceTimings] = {}
-        num_preemptions = 0
-        for events, stats in steps(core):
-            num_preemptions += stats.num_preemptions
-            ends |= {event.request_id: event.timings for event in events if event.timings}
-            clock.now += 1.0
-
-        young = ends["young"]
-        assert num_preemptions == young.num_preemptions > 0
-        assert young.scheduled_at == 100.0
-
-    def test_fresh_seeds_differ_and_given_seeds_count_up(self) -> None:
-        """Two equal requests without a seed draw differently; choice i of a seeded one draws with seed + i."""
-        core = engine()
-        for each in (request(n=2), request(), request(n=2, seed=7)):
-            core.add(each)
-        seeds = [sequence.seed for sequences in core._unfinished.values() for sequence in sequences]
-
-        assert len(set(seeds[:3])) == 3
-        assert seeds[3:] == [7, 8]
