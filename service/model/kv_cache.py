@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +41,8 @@ class KVCache:
         device: torch.device,
     ) -> None:
         def layer() -> LayerCache:
-            keys = torch.zeros((num_blocks, num_kv_heads, head_dim, block_size), dtype=dtype, device=device)
-            values = torch.zeros((num_blocks, num_kv_heads, block_size, head_dim), dtype=dtype, device=device)
+            keys = _zeros((num_blocks, num_kv_heads, head_dim, block_size), dtype, device)
+            values = _zeros((num_blocks, num_kv_heads, block_size, head_dim), dtype, device)
             return LayerCache(keys, values)
 
         self.layers = tuple(layer() for _ in range(num_layers))
@@ -52,3 +54,10 @@ class KVCache:
         *, num_layers: int, num_kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype
     ) -> int:
         return 2 * num_layers * num_kv_heads * head_dim * block_size * dtype.itemsize
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On CPU the memory is taken page by page as it is first used, which `torch.zeros` would do at once."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

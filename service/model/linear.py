@@ -30,6 +30,7 @@ PACK_FOR_ROWS = 16  # the batch size whose kernel the blocked layout is chosen f
 M_MMAP_THRESHOLD = -3  # mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 << 20
 PAGE = mmap.PAGESIZE
+START_IN_PAGE = 64  # where PyTorch's allocator puts what malloc maps for it
 
 
 class Linear:
@@ -71,54 +72,45 @@ def alike_allocations() -> Iterator[None]:
 def share_packed(linears: Iterable[Linear], path: Path) -> int:
     """Back the packed weights by `path`, written first if absent. Returns how many bytes are now shared.
 
-    Where the bytes in the file differ (another CPU, another oneDNN) a weight simply stays private.
+    A weight that was not allocated alike (see `alike_allocations`), or whose bytes in the file differ (another CPU,
+    another oneDNN), simply stays private.
     """
     buffers = [
         (int(torch.ops.mkldnn.data_ptr(linear.weight)), int(torch.ops.mkldnn._nbytes(linear.weight)))  # noqa: SLF001
         for linear in linears
         if linear.is_packed
     ]
+    offsets = [START_IN_PAGE]
+    for _, num_bytes in buffers:
+        offsets.append(-(-(offsets[-1] + num_bytes) // PAGE) * PAGE + START_IN_PAGE)
     if not path.exists():
-        _write(buffers, path)
-    shared = 0
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        for address, num_bytes in buffers:
-            offset = _next_offset(offset, address)
-            if offset + num_bytes > size:
-                break
-            shared += _map_over(file.fileno(), offset, address, num_bytes)
-            offset += num_bytes
-    return shared
+        _write(buffers, offsets, path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+        return sum(
+            _map_over(file.fileno(), content, offset, address, num_bytes)
+            for offset, (address, num_bytes) in zip(offsets, buffers, strict=False)
+            if address % PAGE == START_IN_PAGE
+        )
 
 
-def _next_offset(offset: int, address: int) -> int:
-    """First offset ≥ `offset` that lies in its page where `address` lies in its own."""
-    return offset + (address - offset) % PAGE
-
-
-def _write(buffers: list[tuple[int, int]], path: Path) -> None:
+def _write(buffers: list[tuple[int, int]], offsets: list[int], path: Path) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as file:
-        for address, num_bytes in buffers:
-            file.seek(_next_offset(file.tell(), address))
+        for offset, (address, num_bytes) in zip(offsets, buffers, strict=False):
+            file.seek(offset)
             file.write((ctypes.c_char * num_bytes).from_address(address))
     partial.rename(path)
 
 
-def _map_over(fd: int, offset: int, address: int, num_bytes: int) -> int:
+def _map_over(fd: int, content: mmap.mmap, offset: int, address: int, num_bytes: int) -> int:
     """Replace the whole pages inside the buffer by the file's; returns the bytes replaced, 0 if they are unlike."""
     first = -(-address // PAGE) * PAGE
     length = (address + num_bytes) // PAGE * PAGE - first
+    with memoryview(content)[offset : offset + num_bytes] as view:
+        if view != memoryview((ctypes.c_char * num_bytes).from_address(address)).cast("B"):
+            logger.warning("A packed weight differs from the shared file; this replica keeps a private copy.")
+            return 0
     if length <= 0:
-        return 0
-    with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as whole:
-        view = memoryview(whole)[offset : offset + num_bytes]
-        same = view == memoryview((ctypes.c_char * num_bytes).from_address(address)).cast("B")
-        view.release()
-    if not same:
-        logger.warning("A packed weight differs from the shared file; this replica keeps a private copy.")
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
