@@ -43,7 +43,7 @@ def byte_level_tokenizer() -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<|end|>", special=True, normalized=False)])
-    backend.add_tokens([AddedToken("<tool é>", special=False, normalized=False)])
+    backend.add_tokens([AddedToken("<toolé>", special=False, normalized=False)])
     return Tokenizer(TokenizerParts(backend=backend, eos_token_ids=frozenset({len(tokens)})))
 
 

@@ -151,7 +151,7 @@ class TestSentencePiece:
 
 ALPHABET = list(byte_alphabet())
 MERGES = ["Ġ t", "h e", "Ġt he", "1 2", "12 3", "Ġ Ġ"]
-BYTE_TOKENS = [*ALPHABET, *(merge.replace(" ", "") for merge in MERGES), "<|eot_id|>", "<tool>"]
+BYTE_TOKENS = [*ALPHABET, *(merge.replace(" ", "") for merge in MERGES), "zz", "<|eot_id|>", "<tool>"]
 BYTE_KINDS = [*[TokenType.NORMAL] * (len(BYTE_TOKENS) - 2), TokenType.CONTROL, TokenType.USER_DEFINED]
 
 
@@ -191,6 +191,20 @@ class TestByteLevel:
             assert [span for _, span in ours.pre_tokenize_str(text)] == [
                 span for _, span in theirs.pre_tokenize_str(text)
             ]
+
+    @pytest.mark.parametrize(("pre", "names"), [("llama-bpe", ["zz"]), ("qwen2", ["z", "z"])])
+    def test_llama3_takes_a_word_that_is_a_token_whole(self, tmp_path: Path, pre: str, names: list[str]) -> None:
+        """A token that no merge leads to is still found by Llama 3, and only by it."""
+        tokenizer = _byte_level(tmp_path / "tiny.gguf", pre=pre)
+
+        assert [tokenizer.token_text(token_id) for token_id in tokenizer.encode("zz")] == names
+
+    @pytest.mark.parametrize(("pre", "is_composed"), [("qwen2", True), ("gpt-2", False)])
+    def test_qwen2_composes_characters(self, tmp_path: Path, pre: str, is_composed: bool) -> None:
+        """Qwen normalises to NFC: an accent after its letter is the same text as the accented letter."""
+        tokenizer = _byte_level(tmp_path / "tiny.gguf", pre=pre)
+
+        assert (tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")) is is_composed
 
     def test_control_tokens_end_a_turn_and_user_tokens_are_shown(self, tmp_path: Path) -> None:
         """A control token known to end turns ends generation though the file does not name it; a user token is text."""
