@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError
@@ -26,6 +26,13 @@ CONFIG_FILE_VARIABLE = "HEADCOUNT_CONFIG"
 def _from_json(value: object) -> object:
     """Flags and environment bring text where the file brings a table."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _block_size(value: int) -> int:
+    """A key tile of the plain PyTorch attention is made of whole blocks."""
+    if value not in (16, 32, 64):
+        raise ValueError("must be 16, 32 or 64")
+    return value
 
 
 class Settings(BaseModel):
@@ -61,7 +68,9 @@ class Settings(BaseModel):
         None, ge=1, description="most tokens of a sequence; default: what the model allows"
     )
     kv_cache_gib: float | None = Field(None, gt=0, description="memory for keys and values; default: from what is free")
-    block_size: Literal[16, 32, 64] = Field(16, description="tokens in a KV block; native kernels need 16")
+    block_size: Annotated[int, AfterValidator(_block_size)] = Field(
+        16, description="tokens in a KV block: 16, 32 or 64; native kernels need 16"
+    )
     max_num_seqs: int = Field(64, ge=1, le=4096, description="most sequences in a step")
     max_num_batched_tokens: int = Field(256, ge=16, le=1 << 20, description="most new tokens in a step")
     prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
