@@ -45,6 +45,8 @@ def read_metadata(path: Path) -> Metadata:
             return _Cursor(data).metadata(path)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except (struct.error, ValueError, OverflowError, MemoryError) as error:
         raise ModelError(f"{path} is not a complete GGUF file ({error}): fetch it again.") from error
 

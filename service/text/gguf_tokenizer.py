@@ -38,8 +38,8 @@ _WORDS_QWEN2 = _WORDS_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 class _WordSplitting:
     """How one family of byte-level tokenizers cuts a text before merging. `words` None is GPT-2's own rule.
 
-    `single_digits` cuts every digit off first. `whole_words` takes a word that is a token as it is, without merging.
-    `adds_bos` is what holds when the file does not say.
+    `single_digits` cuts every digit off first, `composes` normalises to NFC, `whole_words` takes a word that is a token
+    as it is, without merging. `adds_bos` is what holds when the file does not say.
     """
 
     words: str | None = None

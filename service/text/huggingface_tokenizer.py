@@ -37,15 +37,22 @@ def read_huggingface_tokenizer(directory: Path) -> TokenizerParts:
 
 def _read_json(file: Path) -> dict[str, object]:
     """The object in `file`; empty when there is no such file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         return {}
+    try:
+        content = json.loads(_read_text(file))
     except ValueError as error:
         raise ModelError(f"{file} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} must hold a JSON object.")
     return content
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} cannot be read: {error}.") from error
 
 
 def _token_content(token: object) -> str | None:
@@ -69,8 +76,9 @@ def _chat_template_source(directory: Path, config: dict[str, object]) -> str | N
     """`chat_template.jinja`, else the configuration's template, or the one named `default` where it lists several."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return _read_text(file)
     template = config.get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None

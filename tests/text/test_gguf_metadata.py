@@ -95,6 +95,12 @@ def test_says_what_is_wrong(tmp_path: Path, content: bytes, error: type[ModelErr
         read_metadata(path)
 
 
+def test_a_path_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    """A directory by that name is an error in one sentence, not a traceback."""
+    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+        read_metadata(tmp_path)
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     """A path that does not exist is said to be missing."""
     with pytest.raises(ModelNotFoundError, match=r"missing\.gguf"):

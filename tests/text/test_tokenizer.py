@@ -108,14 +108,18 @@ def test_a_prompt_is_never_cut_or_padded(write_model: WriteModel) -> None:
         ("tokenizer.json", "{}", ModelError),
         ("tokenizer_config.json", "{", ModelError),
         ("config.json", "[]", ModelError),
+        ("chat_template.jinja", b"\xff", ModelError),
     ],
 )
 def test_a_missing_or_broken_file_is_named(
-    write_model: WriteModel, name: str, content: str | None, error: type[ModelError]
+    write_model: WriteModel, name: str, content: str | bytes | None, error: type[ModelError]
 ) -> None:
     """The sentence names the file at fault."""
     file = write_model() / name
-    file.unlink() if content is None else file.write_text(content)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
     with pytest.raises(error, match=name):
         load_tokenizer(file.parent)
