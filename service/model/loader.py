@@ -49,17 +49,21 @@ def load_model(
     target = _device(device)
     runtime_dtype = _native_dtype(target) if dtype == "auto" else DTYPES[dtype]
     checkpoint = open_checkpoint(path)
-    needed, available = checkpoint.weight_bytes(runtime_dtype), available_bytes(target)
-    if available is not None and needed > available:
-        raise StartupError(
-            f"The weights of {path} need {gibibytes(needed)} of memory on {device}, but only {gibibytes(available)}"
-            " are free: free some, or choose a smaller model or dtype."
-        )
+    require_memory(path, checkpoint.weight_bytes(runtime_dtype), available_bytes(target), device)
     directory = prepare(checkpoint, dtype=runtime_dtype, cache_dir=cache_dir)
     weights = {name: tensor.to(target) for name, tensor in map_weights(directory).items()}
     if target.type == "cpu":
         return _load_on_cpu(checkpoint.config, weights, directory, cache_dir, block_size)
     return _transformer(checkpoint.config, weights, cache_dir, block_size)
+
+
+def require_memory(path: Path, needed: int, available: int | None, device: str) -> None:
+    """Raises StartupError with both numbers if `needed` bytes exceed the `available` ones (None: unknown, go on)."""
+    if available is not None and needed > available:
+        raise StartupError(
+            f"The weights of {path} need {gibibytes(needed)} of memory on {device}, but only {gibibytes(available)}"
+            " are free: free some, or choose a smaller model or dtype."
+        )
 
 
 def _load_on_cpu(

@@ -1,4 +1,4 @@
-"""Batch invariance (P1): the bits of a token's logits do not depend on what is computed beside it, or in what pieces."""
+"""Batch invariance (P1): the bits of a token's logits depend on nothing computed beside it, nor on chunks."""
 
 from __future__ import annotations
 

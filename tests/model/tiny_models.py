@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from service.model.inputs import ModelInputs
 from service.model.kv_cache import KVCache
 from service.model.transformer import Transformer
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -34,7 +35,7 @@ SIZES = {
     "max_position_embeddings": 256,
     "rms_norm_eps": 1e-5,
 }
-LLAMA3 = {
+LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 8.0,
@@ -42,16 +43,27 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 WINDOW = 8
 
 
 def configs() -> dict[str, PreTrainedConfig]:
     """Every architecture and every choice it offers that changes the numbers."""
-    linear = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
-    loose_yarn = {**YARN, "truncate": False, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.3}
-    windowed = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0}
-    gpt2 = {"vocab_size": 96, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    linear: dict[str, Any] = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
+    loose_yarn: dict[str, Any] = {
+        **YARN,
+        "truncate": False,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "attention_factor": 1.3,
+    }
+    windowed: dict[str, Any] = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0}
+    gpt2: dict[str, Any] = {"vocab_size": 96, "n_positions": 128, "n_embd": 64, "n_layer": 2, "n_head": 4}
     return {
         "llama": LlamaConfig(**SIZES),
         "llama-mha": LlamaConfig(**{**SIZES, "num_key_value_heads": 4}),
@@ -76,7 +88,8 @@ def configs() -> dict[str, PreTrainedConfig]:
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """Every parameter random, biases and norms too, and large enough for logits that differ."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    auto: Any = AutoModelForCausalLM  # untyped
+    model: PreTrainedModel = auto.from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -123,7 +136,10 @@ class Bench:
 
     def step(self, *work: tuple[Stream, int]) -> None:
         """Compute the next n tokens of each stream, in one batch; keeps the logits of every row."""
-        spans, tokens, positions, slots = [], [], [], []
+        spans: list[SequenceSpan] = []
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
         for stream, count in work:
             span = range(stream.num_computed, stream.num_computed + count)
             spans.append(SequenceSpan(count, span.stop, stream.block_table))
