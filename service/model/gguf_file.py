@@ -94,7 +94,7 @@ class GGUFFile:
         except NotImplementedError as error:
             message = f"{self._path}: tensor {name} has type {info.kind.name}, which is not supported."
             raise UnsupportedModelError(message) from error
-        return torch.from_numpy(values.astype(np.float32, copy=True)).view(info.shape)
+        return torch.from_numpy(np.require(values, np.float32, ["W"])).view(info.shape)  # W: a copy of what is mapped
 
 
 class _Header:
@@ -118,7 +118,7 @@ class _Header:
         self.tensors = self._place(pending)
 
     def _fail(self, what: str) -> ModelError:
-        return ModelError(f"{self._path} is damaged: {what}; download it again.")
+        return ModelError(f"{self._path} is damaged: {what}; delete it and download it again.")
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:

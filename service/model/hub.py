@@ -34,7 +34,9 @@ from service.model.storage import filling
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-HUB_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+# Not every *.safetensors: some repositories hold the same weights once more in their maker's own layout.
+HUB_PATTERNS = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+HUB_IGNORED = "*/*"  # patterns match across folders, but a model lies at the top
 HUB_ID = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+)|:(?P<file>[\w./-]+\.gguf))?", re.ASCII
 )
@@ -192,7 +194,10 @@ def _from_hub(repo: str, revision: str | None, file: str | None, cache_dir: Path
         with hub_errors(f"{repo}:{file}"):
             return Path(hf_hub_download(repo, file, cache_dir=cache))
     with hub_errors(f"{repo}@{revision}" if revision else repo):
-        return Path(snapshot_download(repo, revision=revision, cache_dir=cache, allow_patterns=list(HUB_PATTERNS)))
+        snapshot = snapshot_download(
+            repo, revision=revision, cache_dir=cache, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED
+        )
+        return Path(snapshot)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -71,9 +72,11 @@ def _load_on_cpu(
 ) -> Transformer:
     with alike_allocations():
         model = _transformer(config, weights, cache_dir, block_size)
+    if not any(linear.is_packed for linear in model.linears):
+        return model
     packed = directory / f"packed-{torch.__version__}.bin"
     try:
-        with locked(packed):
+        with nullcontext() if packed.exists() else locked(packed):
             shared = share_packed(model.linears, packed)
     except OSError as error:
         logger.warning("Packed weights could not be shared (%s): every replica keeps its own copy.", error)

@@ -33,10 +33,9 @@ DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16
 def prepare(checkpoint: Checkpoint, *, dtype: torch.dtype, cache_dir: Path) -> Path:
     """The directory of the prepared weights, made if absent. Raises StartupError if the cache cannot hold it."""
     target = cache_dir / "prepared" / _key(checkpoint, dtype)
-    if not target.is_dir():
-        with filling(target, checkpoint.weight_bytes(dtype)) as staging:
-            if staging is not None:
-                _write(staging / WEIGHTS, checkpoint, dtype)
+    with filling(target, checkpoint.weight_bytes(dtype)) as staging:
+        if staging is not None:
+            _write(staging / WEIGHTS, checkpoint, dtype)
     return target
 
 

@@ -86,7 +86,7 @@ class SafetensorsSource:
             try:
                 shard: Any = safe_open(path, framework="pt", device="cpu")
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{path} is damaged or no safetensors file ({error}); download it again.") from error
+                raise ModelError(f"{path} is damaged ({error}): delete it and download it again.") from error
             for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                 if name in self._open:
                     raise ModelError(f"{directory}: the tensor {name} is in two files.")

@@ -16,9 +16,12 @@ def filling(target: Path, num_bytes: int) -> Iterator[Path | None]:
     """Create the directory `target` atomically, once, however many processes ask for it together.
 
     Yields a staging directory to fill with about `num_bytes`, which becomes `target` when the block ends without an
-    exception and is removed otherwise. Yields None if `target` exists (another process may have made it while we
-    waited for the lock). Raises StartupError if the disk is too small or the cache directory cannot be written.
+    exception and is removed otherwise. Yields None if `target` exists, maybe made by another process while we waited
+    for the lock; a read-only cache serves then. Raises StartupError if the disk is too small or cannot be written.
     """
+    if target.is_dir():
+        yield None
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target):

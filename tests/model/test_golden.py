@@ -44,6 +44,16 @@ def test_logits_equal_transformers(case: tuple[Bench, Tensor]) -> None:
     check(bench.in_chunks(PROMPT, [33, 1, 1, 17, 23]), theirs)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device")
+@pytest.mark.parametrize("name", CASES)
+def test_logits_on_cuda_equal_transformers(name: str, tmp_path: Path, model_cache: Path) -> None:
+    """The same code on a GPU gives the logits that transformers gives on the CPU."""
+    reference = random_model(configs()[name])
+    model = load_model(saved(reference, tmp_path), dtype="float32", device="cuda", cache_dir=model_cache)
+    check(Bench(model).in_chunks(PROMPT, [33, 1, 1, 17, 23]), reference_logits(reference, PROMPT))
+
+
 def test_sharded_checkpoint_gives_the_same_logits(tmp_path: Path, model_cache: Path) -> None:
     """A checkpoint split over several files loads like one in a single file."""
     reference = random_model(configs()["llama"])

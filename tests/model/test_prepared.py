@@ -114,6 +114,17 @@ def test_a_failed_preparation_leaves_nothing(directory: Path, tmp_path: Path) ->
     assert map_weights(prepare(checkpoint, dtype=F32, cache_dir=tmp_path))
 
 
+def test_a_cache_filled_beforehand_may_be_read_only(directory: Path, tmp_path: Path) -> None:
+    """What is already prepared is found without a lock or anything else being written."""
+    checkpoint = open_checkpoint(directory)
+    first = prepare(checkpoint, dtype=F32, cache_dir=tmp_path)
+    for lock in (tmp_path / "prepared").glob("*.lock"):
+        lock.unlink()
+    before = sorted((tmp_path / "prepared").rglob("*"))
+    assert prepare(checkpoint, dtype=F32, cache_dir=tmp_path) == first
+    assert sorted((tmp_path / "prepared").rglob("*")) == before
+
+
 def test_damaged_prepared_weights_are_named(directory: Path, tmp_path: Path) -> None:
     """A prepared file that was tampered with says which directory to delete."""
     prepared = prepare(open_checkpoint(directory), dtype=F32, cache_dir=tmp_path)

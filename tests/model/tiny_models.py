@@ -147,16 +147,17 @@ class Bench:
             positions += span
             size = self.model.block_size
             slots += [stream.block_table[i // size] * size + i % size for i in span]
+        device = self.model.device
         inputs = ModelInputs(
-            token_ids=torch.tensor(tokens),
-            positions=torch.tensor(positions),
-            slot_mapping=torch.tensor(slots),
-            logits_rows=torch.arange(len(tokens)),
+            token_ids=torch.tensor(tokens, device=device),
+            positions=torch.tensor(positions, device=device),
+            slot_mapping=torch.tensor(slots, device=device),
+            logits_rows=torch.arange(len(tokens), device=device),
             attention=self.model.plan(spans),
         )
         rows = iter(self.model.forward(inputs, self.cache))
         for stream, count in work:
-            stream.logits += [next(rows).clone() for _ in range(count)]
+            stream.logits += [next(rows).cpu() for _ in range(count)]
             stream.num_computed += count
 
     def whole(self, token_ids: Sequence[int]) -> Tensor:
