@@ -145,7 +145,8 @@ class TokenEvent:
 
     `token_ids` are the new tokens (none in a terminal event that brings no token; the last one is the stop token when
     `finish_reason` is STOP). `logprobs` is aligned with `token_ids` when asked for. `prompt_logprobs` comes once, with
-    the first event of sequence 0: entry 0 is None (nothing precedes it). `timings` comes with the terminal event.
+    the first event of sequence 0, which precedes those of the others: entry 0 is None (nothing precedes it). `timings`
+    comes with the terminal event.
     """
 
     request_id: str

@@ -13,13 +13,12 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 
 from service.api import chat, completions
 from service.api.errors import answer_error
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
 from service.api.openapi import MODEL_ID_PARAMETER, answers, errors, openapi_of, request_body
-from service.api.respond import respond
+from service.api.respond import GenerationResponse
 from service.api.state import ApiState
 from service.backend import Health
 from service.errors import HeadcountError, UnavailableError
@@ -42,7 +41,7 @@ def create_app(state: ApiState) -> FastAPI:
         description=_DESCRIPTION,
         redirect_slashes=False,  # another URL is another URL: 404, not a redirect that loses the body
     )
-    for kind in (HeadcountError, HTTPException, ClientDisconnect):
+    for kind in (HeadcountError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.include_router(_generation_routes(state))
     app.include_router(_model_routes(state))
@@ -69,18 +68,18 @@ def _generation_routes(state: ApiState) -> APIRouter:
         openapi_extra=request_body(chat.ChatRequest, {"model": model, **chat.EXAMPLE}),
         responses=answers(chat.EXAMPLE_ANSWER, stream=True),
     )
-    async def create_chat_completion(request: Request) -> Response:
+    async def create_chat_completion() -> Response:
         """The assistant's next message in a conversation."""
-        return await respond(state, request, chat.prepare)
+        return GenerationResponse(state, chat.prepare)
 
     @router.post(
         "/completions",
         openapi_extra=request_body(completions.CompletionRequest, {"model": model, **completions.EXAMPLE}),
         responses=answers(completions.EXAMPLE_ANSWER, stream=True),
     )
-    async def create_completion(request: Request) -> Response:
+    async def create_completion() -> Response:
         """The text that continues one or several prompts."""
-        return await respond(state, request, completions.prepare)
+        return GenerationResponse(state, completions.prepare)
 
     return router
 

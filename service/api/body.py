@@ -69,31 +69,34 @@ def parse_body(model: type[M], body: bytes) -> M:
 
 
 def _complaint(error: Any, model: type[BaseModel]) -> InvalidRequestError:
-    kind: str = error["type"]
-    path = _path(error["loc"])
     if not error["loc"]:
-        message = (
-            f"We could not parse the JSON body of your request. ({error['ctx']['error']})"
-            if kind == "json_invalid"
-            else "The body of your request must be a JSON object."
-        )
-        return InvalidRequestError(message)
-    if kind == "missing":
-        return InvalidRequestError(f"Missing required parameter: '{path}'.", param=path)
-    if kind == "extra_forbidden":
-        return InvalidRequestError(_unrecognized(path, model.model_fields), param=path)
+        return InvalidRequestError(_misread(error))
+    path = _path(error["loc"])
+    kind: str = error["type"]
     expected = _JSON_NAMES.get(kind.removesuffix("_type"))
-    if expected is not None:
+    if kind == "missing":
+        message = f"Missing required parameter: '{path}'."
+    elif kind == "extra_forbidden":
+        message = f"Unrecognized request argument supplied: {path}{_suggestion(path, model.model_fields)}"
+    elif kind == "too_short":
+        message = f"Invalid value for '{path}': it must not be empty."
+    elif expected is not None:
         got = _VALUE_NAMES.get(type(error["input"]), "null")
-        return InvalidRequestError(
-            f"Invalid type for '{path}': expected {expected}, but got {got} instead.", param=path
-        )
-    return InvalidRequestError(f"Invalid value for '{path}': {error['msg']}.", param=path)
+        message = f"Invalid type for '{path}': expected {expected}, but got {got} instead."
+    else:
+        message = f"Invalid value for '{path}': {error['msg']}."
+    return InvalidRequestError(message, param=path)
 
 
-def _unrecognized(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"Unrecognized request argument supplied: {name}" + (f" (did you mean {close[0]}?)" if close else "")
+def _misread(error: Any) -> str:
+    if error["type"] == "json_invalid":
+        return f"We could not parse the JSON body of your request. ({error['ctx']['error']})"
+    return "The body of your request must be a JSON object."
+
+
+def _suggestion(path: str, known: Iterable[str]) -> str:
+    close = [] if "." in path else difflib.get_close_matches(path, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _path(location: tuple[str | int, ...]) -> str:

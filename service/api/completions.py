@@ -55,7 +55,7 @@ Prompt = Annotated[
     Discriminator(
         _kind_of_prompt,
         custom_error_type="prompt",
-        custom_error_message="expected a string, an array of strings, token ids or an array of arrays of token ids",
+        custom_error_message="expected a string, token ids or an array of either",
     ),
 ]
 

@@ -6,45 +6,40 @@ error's stable label. It is the body of every failed answer, and the data of the
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api.logs import record_of
+from service.api.logs import RequestRecord, record_of
 from service.errors import (
-    ContextLengthError,
     EngineError,
     HeadcountError,
-    InvalidRequestError,
     OverloadedError,
     RequestError,
     UnavailableError,
     UnknownModelError,
 )
 
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the log line shows it
-
-_STATUS: dict[type[HeadcountError], int] = {
-    InvalidRequestError: HTTPStatus.BAD_REQUEST,
-    ContextLengthError: HTTPStatus.BAD_REQUEST,
+_STATUS: dict[type[RequestError], int] = {
     UnknownModelError: HTTPStatus.NOT_FOUND,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    RequestError: HTTPStatus.BAD_REQUEST,  # all others
 }
-_HTTP_CODES = {
+_HTTP_CODES: dict[int, str] = {
     HTTPStatus.NOT_FOUND: "unknown_url",
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
 }
-_TYPES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
-_INTERNAL_MESSAGE = (
-    "The server failed to process this request. Its request id (x-request-id) finds the reason in the log."
-)
+_TYPES: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
+_INTERNAL_MESSAGE = "The server failed to process this request: its log has the reason under the x-request-id."
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class Failure:
         return {
             "error": {
                 "message": self.message,
-                "type": _TYPES.get(HTTPStatus(self.status), kind),
+                "type": _TYPES.get(self.status, kind),
                 "param": self.param,
                 "code": self.code,
             }
@@ -73,12 +68,21 @@ class Failure:
         return JSONResponse(self.envelope, status_code=self.status, headers=self.headers)
 
 
-def failure_of(error: Exception) -> Failure:
-    """How `error` is answered. What is not the client's doing is not explained to the client: the log has it."""
+def fail(record: RequestRecord, error: Exception) -> Failure:
+    """How `error` is answered; noted in `record`, and logged if it is our fault: then the client gets no details."""
+    failure = _failure_of(error)
+    record.error = failure.code
+    if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        _logger.error("request %s failed", record.request_id, exc_info=error)
+    return failure
+
+
+def _failure_of(error: Exception) -> Failure:
     if isinstance(error, RequestError):
-        return Failure(_STATUS[type(error)], str(error), error.label, error.param, _retry_headers(error))
+        status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+        return Failure(status, str(error), error.label, error.param, _retry_headers(error))
     if isinstance(error, HTTPException):
-        code = _HTTP_CODES.get(HTTPStatus(error.status_code))
+        code = _HTTP_CODES.get(error.status_code)
         return Failure(error.status_code, error.detail, code, headers=dict(error.headers or {}))
     label = error.label if isinstance(error, EngineError) else HeadcountError.label
     return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL_MESSAGE, label)
@@ -96,21 +100,17 @@ def _retry_headers(error: RequestError) -> dict[str, str]:
 
 async def answer_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application for everything that is raised on purpose."""
-    record = record_of(request.scope)
-    if isinstance(error, ClientDisconnect):
-        record.client_disconnected = True
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    failure = failure_of(_explained(request, error) if isinstance(error, HTTPException) else error)
-    record.error = failure.code
-    return failure.response()
+    if isinstance(error, HTTPException):
+        error = _explained(request, error)
+    return fail(record_of(request.scope), error).response()
 
 
 def _explained(request: Request, error: HTTPException) -> HTTPException:
     """The router's own 404 and 405 say no more than the status: name the method and URL."""
     asked = f"({request.method} {request.url.path[:200]})"
-    details = {
+    details: dict[int, str] = {
         HTTPStatus.NOT_FOUND: f"Invalid URL {asked}",
         HTTPStatus.METHOD_NOT_ALLOWED: f"Method not allowed {asked}.",
     }
-    detail = details.get(HTTPStatus(error.status_code), error.detail)
+    detail = details.get(error.status_code, error.detail)
     return HTTPException(error.status_code, detail, error.headers)

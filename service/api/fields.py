@@ -122,7 +122,7 @@ class GenerationFields(StrictModel):
             raise _renamed(error, as_sent) from None
 
     def text_rules(self, *, continues_text: bool) -> TextRules:
-        stop = self.stop or []
+        stop = [] if self.stop is None else self.stop
         return TextRules(
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             min_tokens=self.min_tokens or 0,

@@ -29,9 +29,10 @@ class Job:
     echo: bool = False
     stream: bool = False
 
-    @property
-    def num_choices(self) -> int:
-        return sum(request.n for request in self.requests)
+    def tally(self) -> Tally:
+        """An empty account of this job."""
+        first = self.requests[0]
+        return Tally(first.arrival_at, first.n, len(self.requests) * first.n, first.sampling.max_tokens)
 
 
 async def generate(state: ApiState, job: Job, tally: Tally) -> AsyncGenerator[Piece, None]:
@@ -49,6 +50,7 @@ async def generate(state: ApiState, job: Job, tally: Tally) -> AsyncGenerator[Pi
             stack.push_async_callback(stream.aclose)
             tally.num_prompt_tokens += len(request.prompt_token_ids)
             sources.append(_continue_prompt(stream, choices, request if job.echo else None, tally, state.clock))
+        tally.is_admitted = True
         pieces = sources[0] if len(sources) == 1 else _merge(sources)
         await stack.enter_async_context(aclosing(pieces))
         async for piece in pieces:
@@ -73,10 +75,12 @@ async def _continue_prompt(
             num_cached_tokens = event.num_prefix_hit_tokens
         prompt_logprobs = event.prompt_logprobs or prompt_logprobs
         if echo is not None and choice in unechoed:
+            assert echo.sampling.prompt_logprobs is None or prompt_logprobs, "they come before any sequence goes on"
             unechoed.remove(choice)
             yield choice.echo(echo.prompt_token_ids, prompt_logprobs)
         piece = choice.push(event)
         _count(tally, event, piece, clock())
+        tally.longest_output_tokens = max(tally.longest_output_tokens, choice.num_tokens)
         yield piece
         num_unfinished -= choice.finish_reason is not None
         if num_unfinished == 0:

@@ -1,4 +1,4 @@
-"""One structured line per finished HTTP request, as JSON or text. Prompts and outputs are never in it."""
+"""One structured line per finished HTTP request, as JSON or text. Prompts are in it on request only, outputs never."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing_extensions import override
 from service.types import FinishReason
 
 REQUEST_LOGGER = "headcount.request"
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that did not wait for an answer
 _RECORD_KEY = "headcount.record"
 _FIELDS_KEY = "fields"
 
@@ -24,14 +25,23 @@ class Tally:
     """What one request has used so far. Instants are monotonic seconds, None while it has not got that far."""
 
     arrival_at: float
+    n: int
     num_choices: int
+    max_tokens: int
+    is_admitted: bool = False
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
+    longest_output_tokens: int = 0
     scheduled_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reasons: list[FinishReason] = field(default_factory=list)
+
+    def outcomes(self, *, failed: bool) -> tuple[FinishReason, ...]:
+        """One finish reason per choice: those that are not finished by now failed, or their client has gone."""
+        missing = FinishReason.ERROR if failed else FinishReason.ABORT
+        return (*self.finish_reasons, *[missing] * (self.num_choices - len(self.finish_reasons)))
 
     def fields(self) -> dict[str, object]:
         """Its part of the log line."""
@@ -54,16 +64,22 @@ class Tally:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of one HTTP request; filled while it is served. `endpoint` is a route's path, never a raw URL."""
+    """What is known of one HTTP request; filled while it is served.
+
+    `endpoint` is a route's path, never a raw URL; `status` is CLIENT_CLOSED_REQUEST until an answer begins.
+    """
 
     request_id: str
     method: str
     started_at: float
     endpoint: str = "unknown"
     model: str | None = None
-    status: int | None = None
+    status: int = CLIENT_CLOSED_REQUEST
     error: str | None = None
     client_disconnected: bool = False
+    request_bytes: int = 0
+    response_bytes: int = 0
+    prompts: list[str] | None = None
     tally: Tally | None = None
 
     def fields(self, ended_at: float) -> dict[str, object]:
@@ -77,6 +93,7 @@ class RequestRecord:
             "client_disconnected": self.client_disconnected,
             "e2e_s": _elapsed(self.started_at, ended_at),
             **(self.tally.fields() if self.tally else {}),
+            **({"prompts": self.prompts} if self.prompts is not None else {}),
         }
 
 

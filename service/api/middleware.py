@@ -9,18 +9,18 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import CLIENT_CLOSED_REQUEST, failure_of
-from service.api.logs import RequestRecord, attach_record, log_request
+from service.api.errors import fail
+from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, attach_record, log_request
+from service.api.measures import measure
 from service.api.state import ApiState
 
 REQUEST_ID_HEADER = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})  # asked every few seconds, for ever
-_logger = logging.getLogger(__name__)
 
 
 class RequestScope:
-    """Attaches a RequestRecord, answers with its id, turns an unexpected exception into a 500, and writes the line.
+    """Attaches a RequestRecord, answers with its id, turns an unexpected exception into a 500; logs and measures it.
 
     The id is the client's `X-Request-Id` where that is sane, else a fresh one. It is for people: clients may repeat it.
     """
@@ -36,14 +36,20 @@ class RequestScope:
         record = RequestRecord(_request_id(scope), scope["method"], self._state.clock())
         attach_record(scope, record)
 
+        async def counted_receive() -> Message:
+            message = await receive()
+            record.request_bytes += len(message.get("body", b""))
+            return message
+
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = record.request_id
+            record.response_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._answer(scope, receive, send_with_id, record)
+            await self._answer(scope, counted_receive, send_with_id, record)
         finally:
             self._finish(scope, record)
 
@@ -51,18 +57,17 @@ class RequestScope:
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            _logger.exception("request %s failed", record.request_id)
-            record.error = failure_of(error).code
-            if record.status is not None:
+            failure = fail(record, error)
+            if record.status != CLIENT_CLOSED_REQUEST:
                 raise  # an answer has begun: only cutting the connection tells the client that it is not whole
-            await failure_of(error).response()(scope, receive, send)
+            await failure.response()(scope, receive, send)
 
     def _finish(self, scope: Scope, record: RequestRecord) -> None:
         route = scope.get("route")
         record.endpoint = getattr(route, "path", record.endpoint)
-        if record.status is None:
-            record.status = CLIENT_CLOSED_REQUEST
         ended_at = self._state.clock()
+        if self._state.recorder is not None:
+            measure(self._state.recorder, record, ended_at)
         log_request(record, ended_at, logging.DEBUG if record.endpoint in _PROBES else logging.INFO)
 
 

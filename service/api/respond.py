@@ -1,4 +1,4 @@
-"""The whole path of a generation request, in three steps: read the body, make a job of it, answer.
+"""The whole path of a generation request: read the body, make a job of it, generate, send.
 
 A request whose client has gone, streaming or not, queued or running, is cancelled at once wherever it is.
 """
@@ -6,58 +6,73 @@ A request whose client has gone, streaming or not, queued or running, is cancell
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from service.api import sse
 from service.api.body import read_body
 from service.api.choice import Piece
 from service.api.disconnect import unless_disconnected
-from service.api.errors import failure_of
+from service.api.errors import fail
 from service.api.generation import Job, generate
-from service.api.logs import RequestRecord, Tally, record_of
+from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, Tally, record_of
 from service.api.state import ApiState
 
 Prepare = Callable[[ApiState, bytes, float], Job]
-_logger = logging.getLogger(__name__)
 
 
-async def respond(state: ApiState, request: Request, prepare: Prepare) -> Response:
-    """Answer `request`, whose body `prepare` understands. What fails before the first token is an HTTP status."""
-    body = await read_body(request, state.max_body_bytes)
-    return await unless_disconnected(request.receive, _answer(state, record_of(request.scope), prepare, body))
+class GenerationResponse(Response):
+    """Answers one request, whose body `prepare` understands.
 
+    It does all the work itself, rather than being made from the result, so that one task owns what a request holds from
+    admission to the last byte. What fails before the first token is raised, and becomes an HTTP status.
+    """
 
-async def _answer(state: ApiState, record: RequestRecord, prepare: Prepare, body: bytes) -> Response:
-    # Parsing, templates and tokenizers take seconds for the largest bodies: the event loop has others to serve.
-    job = await asyncio.to_thread(prepare, state, body, record.started_at)
-    record.model = state.model_id
-    record.tally = tally = Tally(record.started_at, job.num_choices)
-    pieces = generate(state, job, tally)
-    if not job.stream:
-        return JSONResponse(job.renderer.body([piece async for piece in pieces], tally))
-    first = await anext(pieces)
-    return sse.EventStream(_events(first, pieces, job, tally, record))
+    def __init__(self, state: ApiState, prepare: Prepare) -> None:
+        super().__init__()
+        self._state = state
+        self._prepare = prepare
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = record_of(scope)
+        try:
+            body = await read_body(Request(scope, receive), self._state.max_body_bytes)
+            await unless_disconnected(receive, self._answer(body, record, scope, receive, send))
+        except ClientDisconnect:
+            record.client_disconnected = True
+            if record.status == CLIENT_CLOSED_REQUEST:
+                await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
+
+    async def _answer(self, body: bytes, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        # Parsing, templates and tokenizers take seconds for the largest bodies: the event loop has others to serve.
+        job = await asyncio.to_thread(self._prepare, self._state, body, record.started_at)
+        record.model = self._state.model_id
+        record.tally = tally = job.tally()
+        if self._state.log_prompts:
+            record.prompts = [self._state.prompt_text(request) for request in job.requests]
+        async with aclosing(generate(self._state, job, tally)) as pieces:
+            if job.stream:
+                first = await anext(pieces)
+                response: Response = sse.EventStream(_events(first, pieces, job, tally, record))
+            else:
+                response = JSONResponse(job.renderer.body([piece async for piece in pieces], tally))
+            await response(scope, receive, send)
 
 
 async def _events(
     first: Piece, rest: AsyncGenerator[Piece, None], job: Job, tally: Tally, record: RequestRecord
 ) -> AsyncGenerator[bytes, None]:
     """The events of a stream. The status is sent by now, so a failure is an event too; `[DONE]` always comes last."""
-    async with aclosing(rest):
-        try:
-            yield job.renderer.events(first)
-            async for piece in rest:
-                if events := job.renderer.events(piece):
-                    yield events
-            yield job.renderer.closing(tally)
-        except Exception as error:
-            _logger.exception("request %s failed after its first token", record.request_id)
-            failure = failure_of(error)
-            record.error = failure.code
-            yield sse.event(failure.envelope)
-        yield sse.DONE
+    try:
+        yield job.renderer.events(first)
+        async for piece in rest:
+            if events := job.renderer.events(piece):
+                yield events
+        yield job.renderer.closing(tally)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
+        yield sse.event(fail(record, error).envelope)
+    yield sse.DONE

@@ -6,12 +6,9 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-
-from service.api.disconnect import unless_disconnected
-from service.api.logs import record_of
+from typing_extensions import override
 
 DONE = b"data: [DONE]\n\n"
 
@@ -22,7 +19,7 @@ def event(payload: Mapping[str, object]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come and closes their source when the client is gone.
+    """Sends events as they come.
 
     Each write waits until the connection takes it, so a slow reader slows the source down rather than filling memory.
     """
@@ -34,15 +31,10 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events = events
 
+    @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):
-            try:
-                await unless_disconnected(receive, self._send(send))
-            except ClientDisconnect:
-                record_of(scope).client_disconnected = True
-
-    async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in self._events:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with aclosing(self._events):
+            async for data in self._events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from service.backend import Backend
 from service.errors import UnknownModelError
+from service.metrics.recorder import Recorder
 from service.text.tokenizer import Tokenizer
+from service.types import GenerateRequest
 
 Clock = Callable[[], float]
 
@@ -19,8 +21,8 @@ MIB = 2**20
 class ApiState:
     """`model_id` is the name clients ask for, `created_at` a Unix time; `render_metrics` gives body and content type.
 
-    `cors_origins` are the web origins whose pages may call this API ("*" for any). `clock` is monotonic and the same as
-    the backend's, `wall_clock` gives Unix time; both in seconds.
+    `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
+    ("*" for any). `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
     backend: Backend
@@ -29,10 +31,16 @@ class ApiState:
     version: str
     created_at: int
     render_metrics: Callable[[], tuple[bytes, str]]
+    recorder: Recorder | None = None
     max_body_bytes: int = 4 * MIB
+    log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
+
+    def prompt_text(self, request: GenerateRequest) -> str:
+        """The prompt with its special tokens, for the log."""
+        return self.tokenizer.decode(request.prompt_token_ids, skip_special_tokens=False)
 
     def check_model(self, model: str | None) -> None:
         """Raise UnknownModelError unless `model` is the one served here; None means whatever is served."""
