@@ -74,7 +74,8 @@ def _load_on_cpu(
         model = _transformer(config, weights, cache_dir, block_size)
     if not any(linear.is_packed for linear in model.linears):
         return model
-    packed = directory / f"packed-{torch.__version__}.bin"
+    # oneDNN chooses the layout by the number of threads too.
+    packed = directory / f"packed-{torch.__version__}-{torch.get_num_threads()}.bin"
     try:
         with nullcontext() if packed.exists() else locked(packed):
             shared = share_packed(model.linears, packed)
