@@ -80,6 +80,8 @@ def _complaint(error: Any, model: type[BaseModel]) -> InvalidRequestError:
         message = f"Unrecognized request argument supplied: {path}{_suggestion(path, model.model_fields)}"
     elif kind == "too_short":
         message = f"Invalid value for '{path}': it must not be empty."
+    elif kind == "too_long":
+        message = f"Invalid value for '{path}': it must have at most {error['ctx']['max_length']} elements."
     elif expected is not None:
         got = _VALUE_NAMES.get(type(error["input"]), "null")
         message = f"Invalid type for '{path}': expected {expected}, but got {got} instead."

@@ -49,9 +49,9 @@ def _kind_of_prompt(value: object) -> str | None:
 TokenIds = Annotated[list[Int], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
     Annotated[str, Tag("<text>")]
-    | Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("<texts>")]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True), Tag("<texts>")]
     | Annotated[TokenIds, Tag("<tokens>")]
-    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True), Tag("<prompts>")],
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True), Tag("<prompts>")],
     Discriminator(
         _kind_of_prompt,
         custom_error_type="prompt",

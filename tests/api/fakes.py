@@ -148,8 +148,12 @@ class ScriptedBackend:
     vocab_size = VOCAB_SIZE
 
     def __init__(self, *scripts: Script | Exception) -> None:
-        self._scripts = list(scripts) or [say("Hello")]
         self.status = Health(alive=True, ready=True, reason="serving")
+        self.play(*scripts or [say("Hello")])
+
+    def play(self, *scripts: Script | Exception) -> None:
+        """Begin anew, with these scripts."""
+        self._scripts = list(scripts)
         self.requests: list[GenerateRequest] = []
         self.closed: list[str] = []
         self.streams: list[ScriptedStream] = []
@@ -195,8 +199,11 @@ def make_state(backend: ScriptedBackend, **changes: object) -> ApiState:
 
 def client_of(backend: ScriptedBackend, **changes: object) -> httpx.AsyncClient:
     """An HTTP client of the application over `backend`, without a network."""
-    transport = httpx.ASGITransport(app=create_app(make_state(backend, **changes)))
-    return httpx.AsyncClient(transport=transport, base_url="http://headcount")
+    return client_for(create_app(make_state(backend, **changes)))
+
+
+def client_for(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://headcount", trust_env=False)
 
 
 class _Server(uvicorn.Server):

@@ -181,6 +181,8 @@ COMPLETION_FAULTS: list[tuple[Body, str, str | None]] = [
         "65 prompts with n = 2 are more than 128 choices: send several requests.",
         "prompt",
     ),
+    ({"prompt": ["a"] * 129}, "Invalid value for 'prompt': it must have at most 128 elements.", "prompt"),
+    ({"prompt": "a", "stop": ["a"] * 17}, "Invalid value for 'stop': it must have at most 16 elements.", "stop"),
     ({"prompt": "a", "logprobs": 21}, "logprobs must be between 0 and 20, but is 21.", "logprobs"),
     ({"prompt": "a", "echo": True, "logprobs": -1}, "logprobs must be between 0 and 20, but is -1.", "logprobs"),
     ({"prompt": "a", "max_tokens": 0}, "max_tokens must be at least 1.", "max_tokens"),
