@@ -91,6 +91,17 @@ def generate(
 
 
 @main.command()
+@click.option("--against", multiple=True, type=click.Choice(["transformers"]), help="measure a peer in the same run")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+@with_settings
+def bench(loaded: LoadedSettings, against: tuple[str, ...], as_json: bool) -> None:
+    """Measure prefill and decode throughput against the machine's roof, and against peers."""
+    from service.bench.command import bench as run  # noqa: PLC0415 - torch is slow to import
+
+    run(loaded.settings, against, as_json=as_json)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @with_settings
 def config(loaded: LoadedSettings, as_json: bool) -> None:

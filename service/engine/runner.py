@@ -25,12 +25,12 @@ class ModelRunner:
         self.max_model_len = max_model_len
         self.vocab_size = model.config.vocab_size
         self.eos_token_ids = eos_token_ids
-        self._model = model
+        self.model = model
         self._cache = model.new_kv_cache(num_blocks)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> list[SequenceResult]:
-        logits = self._model.forward(self._inputs(batch), self._cache)
+        logits = self.model.forward(self._inputs(batch), self._cache)
         sampled_rows: list[int] = []
         prompt_logprobs: list[tuple[TokenLogprob, ...]] = []
         row = 0
@@ -71,11 +71,11 @@ class ModelRunner:
             positions=self._tensor(positions),
             slot_mapping=self._tensor(slots),
             logits_rows=self._tensor(rows),
-            attention=self._model.plan(spans),
+            attention=self.model.plan(spans),
         )
 
     def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._model.device)
+        return torch.tensor(values, dtype=torch.int64, device=self.model.device)
 
 
 def _prompt_logprobs(logits: Tensor, scheduled: ScheduledSequence) -> tuple[TokenLogprob, ...]:

@@ -38,6 +38,7 @@ class Linear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.bias = bias
+        self.num_weights = weight.numel()
         on_cpu = weight.device.type == "cpu"
         has_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.is_packed = on_cpu and has_mkldnn and weight.dtype in PACKABLE
