@@ -36,11 +36,11 @@ class LLM:
         template = self._engine.tokenizer.chat_template
         if template is None:
             raise InvalidRequestError("This model has no chat template: use `complete`.", param="messages")
-        return self._stream(template.render(messages), add_special_tokens=False, sampling=sampling)
+        return self._stream(template.render(messages), is_chat=True, sampling=sampling)
 
     def complete(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
         """The text that continues `prompt`, piece by piece."""
-        return self._stream(prompt, add_special_tokens=True, sampling=sampling)
+        return self._stream(prompt, is_chat=False, sampling=sampling)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams) -> list[list[int]]:
         """The output tokens of each prompt, all batched together. Raises EngineError if one fails."""
@@ -63,9 +63,9 @@ class LLM:
                 outputs[event.request_id] += event.token_ids
         return list(outputs.values())
 
-    def _stream(self, text: str, *, add_special_tokens: bool, sampling: SamplingParams) -> Iterator[str]:
+    def _stream(self, text: str, *, is_chat: bool, sampling: SamplingParams) -> Iterator[str]:
         core, tokenizer = self._engine.core, self._engine.tokenizer
-        prompt = tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+        prompt = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
         request = GenerateRequest(
             request_id=next(self._request_ids),
             prompt_token_ids=prompt,
@@ -73,7 +73,7 @@ class LLM:
             arrival_at=time.monotonic(),
         )
         core.add(request)
-        detokenizer = Detokenizer(tokenizer)
+        detokenizer = Detokenizer(tokenizer, continues_text=not is_chat)
         try:
             while core.has_work:
                 for event in core.step().events:

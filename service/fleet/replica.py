@@ -45,8 +45,9 @@ class Replica:
             version=__version__,
             created_at=int(time.time()),
             recorder=recorder,
-            render_metrics=lambda accept: render(directory, accept=accept),
+            render_metrics=lambda: render(directory),
             max_body_bytes=int(settings.max_body_mib * MIB),
+            log_prompts=settings.log_prompts,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
