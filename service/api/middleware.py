@@ -66,8 +66,7 @@ class RequestScope:
         route = scope.get("route")
         record.endpoint = getattr(route, "path", record.endpoint)
         ended_at = self._state.clock()
-        if self._state.recorder is not None:
-            measure(self._state.recorder, record, ended_at)
+        measure(self._state.recorder, record, ended_at)
         log_request(record, ended_at, logging.DEBUG if record.endpoint in _PROBES else logging.INFO)
 
 

@@ -30,8 +30,8 @@ class ApiState:
     model_id: str
     version: str
     created_at: int
+    recorder: Recorder
     render_metrics: Callable[[], tuple[bytes, str]]
-    recorder: Recorder | None = None
     max_body_bytes: int = 4 * MIB
     log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()

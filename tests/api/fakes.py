@@ -12,11 +12,13 @@ import httpx
 import tokenizers
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from service.api.app import create_app
 from service.api.state import ApiState
 from service.backend import Health
+from service.metrics.recorder import Recorder, ReplicaInfo
 from service.text.chat_template import ChatTemplate
 from service.text.parts import TokenizerParts
 from service.text.tokenizer import Tokenizer
@@ -29,6 +31,15 @@ VOCAB_SIZE = 258
 MAX_MODEL_LEN = 256
 MODEL_ID = "acme/tiny"
 
+INFO = ReplicaInfo(
+    model_name=MODEL_ID,
+    version="1.2.3",
+    max_model_len=MAX_MODEL_LEN,
+    num_blocks=16,
+    block_size=16,
+    cache_dtype="float32",
+    prefix_caching=True,
+)
 _TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'tool' %}{{ raise_exception('tools are not for this model') }}{% endif %}"
@@ -190,6 +201,7 @@ def make_state(backend: ScriptedBackend, **changes: object) -> ApiState:
         "model_id": MODEL_ID,
         "version": "1.2.3",
         "created_at": 1_700_000_000,
+        "recorder": Recorder(INFO, CollectorRegistry()),
         "render_metrics": lambda: (b"up 1\n", "text/plain; version=0.0.4"),
         "clock": lambda: 100.0,
         "wall_clock": lambda: 1_700_000_001.5,

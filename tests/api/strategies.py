@@ -38,12 +38,27 @@ VALUE = (
 )
 
 
+LIKELY: dict[str, st.SearchStrategy[Any]] = {
+    "echo": st.booleans(),
+    "logit_bias": st.dictionaries(st.integers(0, 300).map(str), st.integers(-100, 100), max_size=2),
+    "max_tokens": st.integers(0, 40),
+    "min_tokens": st.integers(0, 2),
+    "n": st.integers(1, 3),
+    "seed": st.integers(),
+    "stop": st.text(max_size=3) | st.lists(st.text(max_size=2), max_size=3),
+    "stream": st.booleans(),
+    "temperature": st.floats(0, 2.1),
+}
+
+
 def bodies(model: type[GenerationFields], prompt: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
-    """Bodies for one endpoint: noise, any JSON, and objects with a few known fields of likely and unlikely values."""
+    """Bodies for one endpoint: noise, any JSON, and objects whose fields have likely values, but for a few at times."""
     name = "messages" if "messages" in model.model_fields else "prompt"
+    likely = {field: values for field, values in LIKELY.items() if field in model.model_fields}
+    fields = st.fixed_dictionaries({name: prompt}, optional=likely)
     known = st.sampled_from([*model.model_fields, *model.unsupported])
-    fields = st.builds(lambda others, value: {name: value, **others}, st.dictionaries(known, VALUE, max_size=3), prompt)
-    return st.binary(max_size=40) | (JSON | fields).map(lambda value: json.dumps(value).encode())
+    spoilt = st.builds(lambda body, others: {**body, **others}, fields, st.dictionaries(known, VALUE, max_size=2))
+    return st.binary(max_size=40) | (JSON | fields | spoilt).map(lambda value: json.dumps(value).encode())
 
 
 CHAT_BODIES = bodies(ChatRequest, st.lists(MESSAGE, max_size=3))

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.api.logs import REQUEST_LOGGER, JsonFormatter, TextFormatter
-from service.metrics.recorder import Recorder, ReplicaInfo
+from service.metrics.recorder import Recorder
 from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
-from tests.api.fakes import MODEL_ID, Script, ScriptedBackend, client_of, in_turn, say, step, tokens, wait
+from tests.api.fakes import INFO, MODEL_ID, Script, ScriptedBackend, client_of, in_turn, say, step, tokens, wait
 
 
 class Ticks:
@@ -166,17 +166,8 @@ def test_text_lines() -> None:
 async def test_metrics_of_requests() -> None:
     """HTTP requests are counted by route, and the choices of admitted generations by how they ended."""
     registry = CollectorRegistry()
-    info = ReplicaInfo(
-        model_name=MODEL_ID,
-        version="1",
-        max_model_len=256,
-        num_blocks=1,
-        block_size=16,
-        cache_dtype="float32",
-        prefix_caching=True,
-    )
     backend = ScriptedBackend(in_turn(say("abc"), say("d", index=1)), in_turn(say("abc"), say(b"", index=1)), wait)
-    async with client_of(backend, recorder=Recorder(info, registry)) as client:
+    async with client_of(backend, recorder=Recorder(INFO, registry)) as client:
         await client.post("/v1/completions", json={"prompt": "a", "n": 2, "max_tokens": 7})
         await client.post("/v1/completions", json={"prompt": "a", "n": 0})
     labels = {"model_name": MODEL_ID, "engine": "0"}
