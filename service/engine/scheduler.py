@@ -43,7 +43,7 @@ class Scheduler:
         batch = Batch()
         budget = self._max_num_batched_tokens
         for sequence in tuple(self._running):
-            if budget == 0 or not self._make_room(sequence, batch):
+            if not self._make_room(sequence, batch):
                 break
             budget -= self._schedule(sequence, budget, batch)
         while budget > 0 and self._admit_next():
@@ -74,7 +74,9 @@ class Scheduler:
         self._blocks.check_integrity(sequence.block_table for sequence in (*self._running, *self._waiting))
 
     def _schedule(self, sequence: Sequence, budget: int, batch: Batch) -> int:
+        # Only the youngest can have more than one token to compute, so the budget reaches everyone who runs.
         num_new_tokens = min(sequence.num_uncomputed_tokens, budget)
+        assert num_new_tokens > 0
         batch.scheduled.append(ScheduledSequence(sequence, num_new_tokens))
         return num_new_tokens
 
@@ -117,8 +119,7 @@ class Scheduler:
         cache.
 
         This is how the n sequences of a request, and simultaneous requests with one system prompt, compute it once. To
-        look at the youngest is enough: all older ones have computed their prompts, or the budget would not have
-        reached it.
+        look at the youngest is enough: all older ones have computed their prompts, or it would not run yet.
         """
         if not self._running:
             return False

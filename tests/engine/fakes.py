@@ -49,11 +49,15 @@ def logprob_of(token_id: int, position: int) -> TokenLogprob:
     return TokenLogprob(token_id, -position - token_id / 100)
 
 
+class CacheViolation(BaseException):
+    """The engine is wrong. No `Exception`, which the engine would take for a failure of the model."""
+
+
 @dataclass(kw_only=True)
 class HistoryRunner:
     """A `Runner` whose KV cache holds token ids: it answers by what it finds through the block table.
 
-    Raises AssertionError where a sequence would not find its own tokens there, or where two write to one slot.
+    Raises CacheViolation where a sequence would not find its own tokens there, or where two write to one slot.
     """
 
     num_blocks: int = 64
@@ -80,7 +84,8 @@ class HistoryRunner:
         written: set[int] = set()
         for scheduled in batch.scheduled:
             slots = self._slots(scheduled, scheduled.positions)
-            assert not written & set(slots), "two sequences write to one slot"
+            if written & set(slots):
+                raise CacheViolation("two sequences write to one slot")
             written.update(slots)
             wrong = POISON in scheduled.token_ids
             self.cache.update(zip(slots, [-1] * len(slots) if wrong else scheduled.token_ids, strict=True))
@@ -89,8 +94,9 @@ class HistoryRunner:
         sequence = scheduled.sequence
         if POISON in scheduled.token_ids:
             return SequenceResult(error="not a number")
-        visible = [self.cache[slot] for slot in self._slots(scheduled, range(scheduled.end))]
-        assert visible == sequence.token_ids[: scheduled.end], "the block table leads to someone else's tokens"
+        visible = [self.cache.get(slot, -1) for slot in self._slots(scheduled, range(scheduled.end))]
+        if visible != sequence.token_ids[: scheduled.end]:
+            raise CacheViolation("the block table leads to someone else's tokens")
         scores = tuple(logprob_of(sequence.token_ids[p + 1], p + 1) for p in scheduled.prompt_logprob_positions)
         if not scheduled.samples:
             return SequenceResult(prompt_logprobs=scores)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.sampler import sample, uniform
+from service.engine.sampler import _draw, sample, uniform
 from tests.engine.logits import VOCAB_SIZE, drawn, probabilities, row, sequence, sequence_with, token
 from tests.engine.strategies import sampling_params
 
@@ -43,6 +43,10 @@ class TestDistribution:
         pairs = Counter(pairwise(seq.token_ids[1:]))
 
         assert all(abs(count - 1000) <= 5 * math.sqrt(4000 * 3 / 16) for count in pairs.values())
+
+    def test_an_impossible_token_never_comes(self) -> None:
+        """Not even for the number 0, at which the cumulative probability of the first is."""
+        assert _draw(row(-math.inf, 0.0), sequence().sampling, 0.0) == 1
 
     def test_uniform_numbers_are_below_one(self) -> None:
         """Any seed, negative and beyond 64 bits too, gives a number in [0, 1)."""

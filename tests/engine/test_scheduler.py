@@ -85,6 +85,15 @@ class TestSharing:
 
         assert runner.batches == [[("0", 0, 9)], [("1", 0, 1), ("2", 0, 1)]]
 
+    def test_a_prompt_that_ends_with_a_block_is_awaited_too(self) -> None:
+        """Its last block is about to be full."""
+        runner = HistoryRunner(block_size=4)
+        system = tuple(range(8))
+
+        run(engine(runner), request(*system, request_id="0", max_tokens=1), request(*system, 9, request_id="1"))
+
+        assert runner.batches[:2] == [[("0", 0, 8)], [("1", 0, 1)]]
+
     def test_without_prefix_caching_siblings_are_simply_computed(self) -> None:
         """Nobody waits for what will not be found."""
         runner = HistoryRunner(block_size=4)
@@ -114,20 +123,23 @@ class TestPreemption:
 
         events = run(core, *(request(i, request_id=name, max_tokens=5) for i, name in enumerate(names)))
 
-        first_seen = dict.fromkeys(name for batch in runner.batches for name, _, _ in batch)
+        batches = ["".join(name for name, _, _ in batch) for batch in runner.batches]
+        last_seen = {name: max(i for i, batch in enumerate(batches) if name in batch) for name in names}
         finished = [event.request_id for event in events if event.finish_reason]
         preempted = {event.request_id for event in events if event.timings and event.timings.num_preemptions}
-        assert list(first_seen) == list(names)
+        for i, batch in enumerate(batches):
+            unfinished = "".join(name for name in names if last_seen[name] >= i)
+            assert unfinished.startswith(batch), "nobody overtakes"
         assert finished == list(names)
         assert preempted == {"c"}
 
     def test_admission_leaves_a_block_for_each_running_sequence(self) -> None:
         """A newcomer that would be preempted at the next token is not admitted in the first place."""
         core = engine(HistoryRunner(num_blocks=4, block_size=2, max_model_len=8), max_num_seqs=2)
-        core.add(request(1, 2, max_tokens=2, request_id="old"))
+        core.add(request(1, 2, max_tokens=4))
         core.step()
 
-        core.add(request(3, 4, 5, max_tokens=1, request_id="young"))
+        core.add(request(3, 4, 5, max_tokens=1))
         all_stats = [stats for _, stats in steps(core)]
 
         assert sum(stats.num_preemptions for stats in all_stats) == 0
@@ -231,6 +243,10 @@ class Load(RuleBasedStateMachine):
         assert live == sorted(live)
 
     @invariant()
+    def waiting_sequences_own_nothing(self) -> None:
+        assert all(not seq.block_table and seq.num_computed_tokens == 0 for seq in self.core._scheduler._waiting)
+
+    @invariant()
     def books_balance(self) -> None:
         self.core.check_integrity()
 
@@ -256,6 +272,7 @@ class Load(RuleBasedStateMachine):
         expected = expected_output(accepted.prompt_token_ids, accepted.sampling.max_tokens)
         assert ends == [mine[-1].finish_reason], "exactly one terminal event, and it is the last"
         assert tokens == expected[: len(tokens)]
+        assert len({event.num_prefix_hit_tokens for event in mine if event.token_ids}) <= 1
         if ends == [FinishReason.LENGTH]:
             assert tokens == expected
             scored = sum(event.prompt_logprobs is not None for event in mine)

@@ -61,14 +61,16 @@ class TestPromptLogprobs:
         assert [event.prompt_logprobs is not None for event in events] == [True, False]
 
     def test_preemption_amid_the_prompt_does_not_repeat_them(self) -> None:
-        """Two long prompts in a cache for one and a half: the younger is computed twice and scored once."""
-        runner = HistoryRunner(num_blocks=6, block_size=2, max_model_len=12)
-        core = engine(runner, max_num_seqs=2, max_num_batched_tokens=3)
-        prompt = (9, 8, 7, 6, 5)
-        old, young = request(1, max_tokens=10), request(*prompt, max_tokens=2, prompt_logprobs=0)
+        """The older takes the blocks when the younger has four of six tokens: it is computed twice and scored once."""
+        runner = HistoryRunner(num_blocks=5, block_size=2, max_model_len=12)
+        core = engine(runner, max_num_seqs=2, max_num_batched_tokens=2)
+        prompt = (9, 8, 7, 6, 5, 4)
+        old, young = request(1, max_tokens=9), request(*prompt, max_tokens=2, prompt_logprobs=0)
 
         events = run(core, old, young)
 
+        assert events[-1].timings is not None
+        assert events[-1].timings.num_preemptions == 1
         scored = [event.prompt_logprobs for event in events if event.prompt_logprobs is not None]
         assert scored == [(None, *(logprob_of(token_id, i) for i, token_id in enumerate(prompt) if i > 0))]
 
