@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 620, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 30, 12, 44
 NUM_TICKS = 6
+MIN_TICKS = 3
 
 Point = tuple[float, float]
 
@@ -112,10 +113,11 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 of each decade in [low, high]."""
+    """1, 2, 5 of each decade in [low, high]; round numbers where that leaves next to nothing."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001]
+    inside = [value for value in found if low * 0.999 <= value <= high * 1.001]
+    return inside if len(inside) >= MIN_TICKS else ticks(low, high)
 
 
 def _grid(x: Axis, y: Axis) -> list[str]:

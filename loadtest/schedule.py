@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from loadtest.arrivals import arrival_times
 from loadtest.errors import ScenarioError
 from loadtest.spec import Choice, Closed, Constant, Distribution, LogNormal, Scenario, Trace, Uniform
-from loadtest.traces import MOONCAKE_BLOCK_TOKENS, TraceRequest, read_trace, shape_trace
+from loadtest.traces import MOONCAKE_BLOCK_TOKENS, TraceRequest, play_trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def _starts(scenario: Scenario) -> list[TraceRequest]:
     spec = scenario.arrivals
     rng = stream(scenario.seed, "arrivals")
     if isinstance(spec, Trace):
-        return shape_trace(read_trace(Path(spec.path), rng), spec)
+        return play_trace(spec, rng)
     if isinstance(spec, Closed):
         return [TraceRequest(0.0)] * spec.num_requests
     return [TraceRequest(float(at_s)) for at_s in arrival_times(spec, rng)]

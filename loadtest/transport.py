@@ -36,6 +36,7 @@ class _Connection(asyncio.Protocol):
         self.body: list[bytes] = []
         self.has_headers = False
         self.is_complete = False
+        self._is_kept_alive = False
         self.error: str | None = None
 
     @property
@@ -44,7 +45,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def can_be_reused(self) -> bool:
-        return self.is_complete and not self.is_closed and bool(self._parser.should_keep_alive())
+        return self.is_complete and not self.is_closed and self._is_kept_alive
 
     def send(self, data: bytes) -> None:
         """Start the next request."""
@@ -103,6 +104,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.is_complete = self.has_headers
+        self._is_kept_alive = bool(self._parser.should_keep_alive())  # not known any more after this callback
 
 
 class _Body(httpx.AsyncByteStream):

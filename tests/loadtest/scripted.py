@@ -69,6 +69,7 @@ class ScriptedServer:
         self._has_tokenize = has_tokenize
         self._extras = extras or {}
         self.seen: list[Seen] = []
+        self.has_been_asked = threading.Event()
         self.num_disconnects = 0
         self.counters = {"requests": 0, "prompt_tokens": 0, "generation_tokens": 0}
 
@@ -152,6 +153,7 @@ class ScriptedServer:
     async def _complete(self, seen: Seen, writer: asyncio.StreamWriter) -> bool:
         number = len(self.seen)
         self.seen.append(seen)
+        self.has_been_asked.set()
         reply = self._script(number)
         if reply.fault == "hang_up":
             return False
