@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -112,9 +112,9 @@ def log_request(record: RequestRecord, ended_at: float, level: int = logging.INF
     logging.getLogger(REQUEST_LOGGER).log(level, "request finished", extra={_FIELDS_KEY: record.fields(ended_at)})
 
 
-def configure_logging(style: Literal["json", "text"], level: int = logging.INFO) -> None:
-    """Send this process's log to standard error, one line per message. Call once, at start."""
-    handler = logging.StreamHandler()
+def configure_logging(style: Literal["json", "text"], level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send this process's log to `stream` (default: standard error), one line per message. Call once, at start."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Replica:
     def __init__(self, settings: Settings, metrics_directory: str) -> None:
         directory = Path(metrics_directory)
         configure(directory)
-        configure_logging(settings.log_format)
+        # Serve has put a logger in place of sys.stderr, which would wrap each of our lines into one of its own.
+        configure_logging(settings.log_format, stream=sys.__stderr__)
         engine = load_engine(settings)
         recorder = Recorder(_info(settings, engine), CollectorRegistry())
         self._backend = EngineBackend(

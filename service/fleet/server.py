@@ -94,7 +94,7 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
     except RuntimeError as error:
         raise StartupError(f"The service did not start: {error}") from error
     finally:
-        _shut_down(serve.shutdown, ray.shutdown)
+        _shut_down(ray.shutdown)
 
 
 def _shut_down(*steps: Callable[[], None]) -> None:
