@@ -15,6 +15,7 @@ from service.errors import InvalidRequestError
 M = TypeVar("M", bound=BaseModel)
 
 UNION_TAG = "<"  # tags of union members begin with it, so that they can be told from field names in an error's location
+UNSUPPORTED = "unsupported"  # the type of an error at the object whose field `ctx["field"]` is refused
 _MAX_REPORTED_ERRORS = 1000
 _MAX_SHOWN_CHARS = 100
 _JSON_NAMES = {
@@ -42,19 +43,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise HTTPException(415, "Unsupported content type: send JSON with the header Content-Type: application/json.")
-    declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0  # noqa: PLR2004
-    parts: list[bytes] = []
-    if size <= max_bytes:
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > max_bytes:
-                break
-            parts.append(part)
-    if size > max_bytes:
-        raise HTTPException(413, f"The request body is larger than the limit of {max_bytes} bytes.")
-    return b"".join(parts)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            raise HTTPException(413, f"The request body is larger than the limit of {max_bytes} bytes.")
+    return bytes(body)
 
 
 def parse_body(model: type[M], body: bytes) -> M:
@@ -69,15 +63,18 @@ def parse_body(model: type[M], body: bytes) -> M:
 
 
 def _complaint(error: Any, model: type[BaseModel]) -> InvalidRequestError:
-    if not error["loc"]:
-        return InvalidRequestError(_misread(error))
-    path = _path(error["loc"])
     kind: str = error["type"]
+    location = (*error["loc"], error["ctx"]["field"]) if kind == UNSUPPORTED else error["loc"]
+    if not location:
+        return InvalidRequestError(_misread(error))
+    path = _path(location)
     expected = _JSON_NAMES.get(kind.removesuffix("_type"))
     if kind == "missing":
         message = f"Missing required parameter: '{path}'."
     elif kind == "extra_forbidden":
         message = f"Unrecognized request argument supplied: {path}{_suggestion(path, model.model_fields)}"
+    elif kind == UNSUPPORTED:
+        message = f"'{path}' is not supported."
     elif kind == "too_short":
         message = f"Invalid value for '{path}': it must not be empty."
     elif kind == "too_long":

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Json, JsonValue, Tag, model_validator
 
 from service.api.body import parse_body
-from service.api.fields import GenerationFields, Int, Name, Neutral, StrictModel, kind_of_text
+from service.api.budget import completion_budget
+from service.api.fields import GenerationFields, Int, StrictModel, kind_of_text
 from service.api.generation import Job
-from service.api.prompts import completion_budget
 from service.api.render import ChatRenderer, Head
 from service.api.state import ApiState
 from service.errors import InvalidRequestError
@@ -68,9 +67,11 @@ Content = Annotated[
 class Message(StrictModel):
     """One message of the conversation. `developer` is the newer name of `system`; text parts are joined."""
 
+    unsupported: ClassVar[Unsupported] = {"annotations": ([],), "audio": (), "function_call": (), "refusal": ()}
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
-    name: Name | None = None
+    name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
@@ -83,7 +84,7 @@ class Message(StrictModel):
 class ChatRequest(GenerationFields):
     """A chat completion."""
 
-    unsupported: ClassVar[Mapping[str, Neutral]] = {
+    unsupported: ClassVar[Unsupported] = {
         "audio": (),
         "chat_template": (),
         "chat_template_kwargs": ({},),
@@ -93,6 +94,7 @@ class ChatRequest(GenerationFields):
         "moderation": (),
         "parallel_tool_calls": (True, False),
         "prediction": (),
+        "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory", "in-memory"),
         "reasoning_effort": ("none",),
         "response_format": ({"type": "text"},),
@@ -100,7 +102,7 @@ class ChatRequest(GenerationFields):
         "store": (False,),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
-        "verbosity": (),
+        "verbosity": ("medium",),
         "web_search_options": (),
     }
 
@@ -143,7 +145,6 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
         param="messages",
     )
     sampling = chat.sampling(
-        state.backend.vocab_size,
         {"max_tokens": limit, "logprobs": "top_logprobs"},
         max_tokens=max_tokens,
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,

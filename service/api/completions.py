@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, ClassVar
+from collections.abc import Iterator
+from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
 from service.api.body import parse_body
-from service.api.fields import GenerationFields, Int, Neutral
+from service.api.budget import completion_budget
+from service.api.fields import GenerationFields, Int
 from service.api.generation import Job
-from service.api.prompts import check_token_ids, completion_budget
 from service.api.render import CompletionRenderer, Head
 from service.api.state import ApiState
 from service.errors import InvalidRequestError
@@ -63,7 +63,7 @@ Prompt = Annotated[
 class CompletionRequest(GenerationFields):
     """A text completion."""
 
-    unsupported: ClassVar[Mapping[str, Neutral]] = {"best_of": (1,), "suffix": ("",)}
+    unsupported: ClassVar[Unsupported] = {"best_of": (1,), "suffix": ("",)}
 
     prompt: Prompt
     echo: bool | None = Field(None, description="Begin each choice with its prompt.")
@@ -86,7 +86,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
             n=n,
             arrival_at=arrival_at,
         )
-        for index, prompt in enumerate(_token_lists(state, fields, _prompts(fields, n)))
+        for index, prompt in enumerate(_token_lists(state, fields, n))
     )
     head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
     with_logprobs = fields.logprobs is not None
@@ -101,27 +101,24 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     )
 
 
-def _prompts(fields: CompletionRequest, n: int) -> list[str | list[int]]:
-    """The prompts one by one; no more of them than may be answered."""
+def _token_lists(state: ApiState, fields: CompletionRequest, n: int) -> Iterator[list[int]]:
+    """The prompts one by one, text as token ids; no more of them than may be answered."""
     if isinstance(fields.prompt, str):
-        return [fields.prompt]
-    if isinstance(fields.prompt[0], int):
-        return [fields.prompt]
-    if len(fields.prompt) * n > MAX_CHOICES:
+        prompts: list[str | list[int]] = [fields.prompt]
+    elif isinstance(fields.prompt[0], int):
+        prompts = [fields.prompt]
+    else:
+        prompts = [*fields.prompt]
+    if len(prompts) > 1 and len(prompts) * n > MAX_CHOICES:
         raise InvalidRequestError(
-            f"{len(fields.prompt)} prompts with n = {n} are more than {MAX_CHOICES} choices: send several requests.",
+            f"{len(prompts)} prompts with n = {n} are more than {MAX_CHOICES} choices: send several requests.",
             param="prompt",
         )
-    return [*fields.prompt]
-
-
-def _token_lists(state: ApiState, fields: CompletionRequest, prompts: Iterable[str | list[int]]) -> Iterator[list[int]]:
     add_special_tokens = fields.add_special_tokens is not False
     for prompt in prompts:
         if isinstance(prompt, str):
             yield state.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         else:
-            check_token_ids(prompt, state.backend.vocab_size, "prompt")
             yield prompt
 
 
@@ -136,7 +133,6 @@ def _sampling(state: ApiState, fields: CompletionRequest, num_prompt_tokens: int
     scores_only = 0 if max_tokens == 0 else None  # an echo that generates nothing: prompt_logprobs is what permits it
     prompt_logprobs = (scores_only if fields.logprobs is None else fields.logprobs) if fields.echo else None
     return fields.sampling(
-        state.backend.vocab_size,
         {"prompt_logprobs": "logprobs"},
         max_tokens=max_tokens,
         logprobs=fields.logprobs,

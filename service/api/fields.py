@@ -1,7 +1,7 @@
 """The request fields that chat and text completions share, and how they become `SamplingParams`.
 
 Every field that OpenAI documents is honoured or refused by name; null always means the default. Ranges are not checked
-here but once, where `SamplingParams` is made.
+here but once, where `SamplingParams` is made; token ids where the vocabulary is known, at admission.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
+from service.api.body import UNSUPPORTED
 from service.api.choice import TextRules
-from service.api.prompts import check_token_ids
 from service.errors import InvalidRequestError
 from service.types import SamplingParams
 
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Name = Annotated[str, Field(max_length=512)]
-Neutral = tuple[object, ...]
+Unsupported = Mapping[str, tuple[object, ...]]
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
@@ -40,19 +40,33 @@ Stop = Annotated[
 
 
 class StrictModel(BaseModel):
-    """Types are not coerced, NaN and infinity are no numbers, unknown fields are errors."""
+    """Types are not coerced, NaN and infinity are no numbers, unknown fields are errors.
+
+    `unsupported` maps fields that are known but not implemented to the values, beside null, that ask for nothing.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    unsupported: ClassVar[Unsupported] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: object) -> object:
+        if not isinstance(data, dict) or cls.unsupported.keys().isdisjoint(data):
+            return data
+        for name in cls.unsupported.keys() & data.keys():
+            if not any(_same_json(data[name], neutral) for neutral in (None, *cls.unsupported[name])):
+                raise PydanticCustomError(UNSUPPORTED, "it is not supported", {"field": name})
+        return {name: value for name, value in data.items() if name not in cls.unsupported}
 
 
 class StreamOptions(StrictModel):
+    unsupported: ClassVar[Unsupported] = {"include_obfuscation": (False,)}
+
     include_usage: bool | None = None
 
 
 class GenerationFields(StrictModel):
-    """Fields of both endpoints. `unsupported` maps what is not implemented to the values that ask for nothing."""
-
-    unsupported: ClassVar[Mapping[str, Neutral]] = {}
+    """Fields of both endpoints."""
 
     model: str | None = Field(None, description="The model to use; by default the one that is served here.")
     stream: bool | None = Field(None, description="Send tokens as server-sent events while they are generated.")
@@ -80,16 +94,6 @@ class GenerationFields(StrictModel):
     add_special_tokens: bool | None = None
     user: str | None = Field(None, description="Accepted and not used.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, data: object) -> object:
-        if not isinstance(data, dict):
-            return data
-        for name in cls.unsupported.keys() & data.keys():
-            if not any(_same_json(data[name], neutral) for neutral in (None, *cls.unsupported[name])):
-                raise InvalidRequestError(f"'{name}' is not supported.", param=name)
-        return {name: value for name, value in data.items() if name not in cls.unsupported}
-
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
@@ -100,7 +104,7 @@ class GenerationFields(StrictModel):
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def sampling(self, vocab_size: int, as_sent: Mapping[str, str], **derived: int | None) -> SamplingParams:
+    def sampling(self, as_sent: Mapping[str, str], **derived: int | None) -> SamplingParams:
         """The sampling parameters; `derived` are those that depend on the prompt or the endpoint.
 
         Fields that were not given are left to the defaults of `SamplingParams`. `as_sent` maps a parameter to the field
@@ -112,9 +116,7 @@ class GenerationFields(StrictModel):
             given["top_k"] = 0
         if self.logit_bias is not None:
             given["logit_bias"] = tuple((_token_id(key), bias) for key, bias in self.logit_bias.items())
-            check_token_ids((token_id for token_id, _ in given["logit_bias"]), vocab_size, "logit_bias")
         if self.stop_token_ids is not None:
-            check_token_ids(self.stop_token_ids, vocab_size, "stop_token_ids")
             given["stop_token_ids"] = frozenset(self.stop_token_ids)
         try:
             return SamplingParams(**{**given, **derived})

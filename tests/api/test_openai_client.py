@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from service.api.app import create_app
 from service.errors import OverloadedError, UnavailableError
@@ -49,6 +51,18 @@ async def test_chat(path: str) -> None:
     assert answer.usage.completion_tokens == len(HELLO.encode()) + 1
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer._request_id is not None
+
+
+async def test_an_answer_can_be_sent_back() -> None:
+    """The message that came is a valid part of the next request, as every chat program does it."""
+    async with client_of(say(HELLO)) as client:
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hi"}]
+        answer = await client.chat.completions.create(model=MODEL_ID, messages=messages)
+        whole: Any = answer.choices[0].message.model_dump()
+        turns = [*messages, answer.choices[0].message, whole, *messages]
+        again = await client.chat.completions.create(model=MODEL_ID, messages=cast("Any", turns))
+
+    assert again.choices[0].message.content == HELLO
 
 
 async def test_the_order_of_a_chat_stream() -> None:

@@ -1,15 +1,8 @@
-"""Checks on token ids that need to know the model: what the vocabulary has, and what fits the context."""
+"""How many tokens a completion may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from service.errors import ContextLengthError, InvalidRequestError
-
-
-def check_token_ids(token_ids: Iterable[int], vocab_size: int, param: str) -> None:
-    if not all(0 <= token_id < vocab_size for token_id in token_ids):
-        raise InvalidRequestError(f"{param} must hold token ids of this model: 0 to {vocab_size - 1}.", param=param)
+from service.errors import ContextLengthError
 
 
 def completion_budget(
