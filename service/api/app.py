@@ -1,7 +1,4 @@
-"""The HTTP application: every route, and nothing that they do not need.
-
-uvicorn --factory …  # see `headcount serve`; the app is plain ASGI and runs under any server
-"""
+"""The HTTP application: a plain ASGI app that any server can run, and that holds nothing but its `ApiState`."""
 
 from __future__ import annotations
 

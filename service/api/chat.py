@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Json, JsonValue, Tag, model_validator
 
 from service.api.body import parse_body
 from service.api.budget import completion_budget
-from service.api.fields import GenerationFields, Int, StrictModel, kind_of_text
+from service.api.fields import GenerationFields, Int, StrictModel, Unsupported, kind_of_text
 from service.api.generation import Job
 from service.api.render import ChatRenderer, Head
 from service.api.state import ApiState

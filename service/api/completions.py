@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Discriminator, Field, Tag
 
 from service.api.body import parse_body
 from service.api.budget import completion_budget
-from service.api.fields import GenerationFields, Int
+from service.api.fields import GenerationFields, Int, Unsupported
 from service.api.generation import Job
 from service.api.render import CompletionRenderer, Head
 from service.api.state import ApiState

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import tokenizers
@@ -40,6 +41,12 @@ INFO = ReplicaInfo(
     cache_dtype="float32",
     prefix_caching=True,
 )
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+Json = dict[str, Any]
+
 _TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'tool' %}{{ raise_exception('tools are not for this model') }}{% endif %}"
@@ -226,6 +233,20 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.is_up.set()
+
+
+async def post(
+    path: str, body: Json | bytes, backend: ScriptedBackend | None = None, **changes: object
+) -> httpx.Response:
+    """The answer to one request."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with client_of(backend or ScriptedBackend(), **changes) as client:
+        return await client.post(path, content=content)
+
+
+def complaint(message: str, param: str | None, code: str | None = "invalid_value") -> Json:
+    """The body of a 4xx answer."""
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
 
 
 @asynccontextmanager

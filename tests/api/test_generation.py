@@ -1,188 +1,24 @@
-"""A stream adds up to the body of the same request, and both are what the tokens say."""
+"""From events of the backend to an answer: prompts, choices, stops, failures."""
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from service.api.app import create_app
 from service.errors import ContextLengthError, OverloadedError, UnavailableError
 from service.types import FinishReason, GenerateRequest, TokenEvent
-from tests.api.fakes import (
-    BEGIN,
-    END,
-    Script,
-    ScriptedBackend,
-    client_for,
-    client_of,
-    in_turn,
-    make_state,
-    say,
-    step,
-    wait,
-)
-from tests.api.strategies import CHAT_BODIES, COMPLETION_BODIES, Sequences, sequences, text_fields
-
-Json = dict[str, Any]
+from tests.api import fakes
+from tests.api.fakes import BEGIN, COMPLETIONS, END, Json, Script, ScriptedBackend, in_turn, say, step, wait
+from tests.api.sse_bodies import added_up, essence, events_of
 
 
-def events_of(answer: httpx.Response) -> list[Json]:
-    """The data of a stream's events, which must end with [DONE]."""
-    *events, done, nothing = answer.text.split("\n\n")
-
-    assert (done, nothing) == ("data: [DONE]", "")
-    return [json.loads(event.removeprefix("data: ")) for event in events]
-
-
-def added_up(chunks: list[Json]) -> Json:
-    """The body that a stream of chunks amounts to."""
-    choices: dict[int, Json] = {}
-    for chunk in chunks:
-        for part in chunk["choices"]:
-            is_chat = "delta" in part
-            whole = choices.setdefault(part["index"], {"text": "", "logprobs": None, "finish_reason": None})
-
-            assert whole["finish_reason"] is None, "a choice goes on after its end"
-            whole["text"] += part["delta"].get("content", "") if is_chat else part["text"]
-            whole["finish_reason"] = part["finish_reason"]
-            if part["logprobs"]:
-                have = whole["logprobs"] or {
-                    name: [] if isinstance(value, list) else value for name, value in part["logprobs"].items()
-                }
-                whole["logprobs"] = {
-                    name: have[name] + value if isinstance(value, list) else value
-                    for name, value in part["logprobs"].items()
-                }
-    return {"choices": [choices[index] for index in sorted(choices)], "usage": chunks[-1]["usage"]}
-
-
-def essence(body: Json) -> Json:
-    """The same of a body."""
-    choices = [
-        {
-            "text": choice["message"]["content"] if "message" in choice else choice["text"],
-            "logprobs": choice["logprobs"],
-            "finish_reason": choice["finish_reason"],
-        }
-        for choice in body["choices"]
-    ]
-    return {"choices": choices, "usage": body["usage"]}
-
-
-class Stage:
-    """One application for all examples of a property: making it takes longer than a request."""
-
-    def __init__(self) -> None:
-        self._backend = ScriptedBackend()
-        self._app = create_app(make_state(self._backend))
-
-    def post(self, path: str, content: bytes, script: Script) -> httpx.Response:
-        async def post() -> httpx.Response:
-            async with client_for(self._app) as client:
-                return await client.post(path, content=content)
-
-        self._backend.play(script)
-        return asyncio.run(post())
-
-
-@pytest.fixture(scope="module")
-def stage() -> Stage:
-    return Stage()
-
-
-def both_ways(stage: Stage, path: str, body: Json, script: Script) -> tuple[Json, list[Json]]:
-    """The body and the chunks of the same request."""
-    options = {"stream": True, "stream_options": {"include_usage": True}}
-    whole = stage.post(path, json.dumps(body).encode(), script)
-    stream = stage.post(path, json.dumps({**body, **options}).encode(), script)
-
-    assert (whole.status_code, stream.status_code) == (200, 200), whole.text
-    return whole.json(), events_of(stream)
-
-
-@given(sequences(), text_fields())
-def test_a_stream_adds_up_to_the_body(stage: Stage, script: Sequences, fields: Json) -> None:
-    """Text, log probabilities, finish reasons and usage of completions are the same either way."""
-    body = {"prompt": "p€", "n": len(script.token_ids), **fields}
-    whole, chunks = both_ways(stage, "/v1/completions", body, script)
-
-    assert added_up(chunks) == essence(whole)
-
-
-@given(sequences(), text_fields(), st.none() | st.integers(0, 2))
-def test_a_chat_stream_adds_up_to_the_body(
-    stage: Stage, script: Sequences, fields: Json, top_logprobs: int | None
-) -> None:
-    """The same of chat."""
-    fields = {name: value for name, value in fields.items() if name not in {"logprobs", "echo"}}
-    if top_logprobs is not None:
-        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
-    body = {"messages": [{"role": "user", "content": "hi"}], "n": len(script.token_ids), **fields}
-    whole, chunks = both_ways(stage, "/v1/chat/completions", body, script)
-
-    assert added_up(chunks) == essence(whole)
-
-
-@given(sequences(), st.lists(st.text("ab€", min_size=1, max_size=3), max_size=3))
-def test_the_text_is_that_of_the_tokens_up_to_the_stop(stage: Stage, script: Sequences, stop: list[str]) -> None:
-    """A choice is its decoded tokens, cut before the stop string complete first; later tokens do not count."""
-    body = {"prompt": "p", "n": len(script.token_ids), "stop": stop}
-    whole, _ = both_ways(stage, "/v1/completions", body, script)
-    num_tokens = 0
-    for choice, token_ids, finish in zip(whole["choices"], script.token_ids, script.finish, strict=True):
-        shown, used, reason = reference(token_ids, finish, stop)
-        num_tokens += used
-
-        assert (choice["text"], choice["finish_reason"]) == (shown, reason)
-    assert whole["usage"]["completion_tokens"] == num_tokens
-
-
-def reference(token_ids: list[int], finish: FinishReason, stop: list[str]) -> tuple[str, int, str]:
-    """Text, number of tokens and finish reason: the text grows token by token and is searched as a whole each time."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = ""
-    for position, token_id in enumerate(token_ids, start=1):
-        text += decoder.decode(bytes([token_id]))
-        ends = [(text.find(string) + len(string), -len(string)) for string in stop if string in text]
-        if ends:
-            end, negative_length = min(ends)
-            return text[: end + negative_length], position, "stop"
-    return text + decoder.decode(b"", final=True), len(token_ids) + (finish is FinishReason.STOP), finish.value
-
-
-@given(
-    CHAT_BODIES.map(lambda body: ("/v1/chat/completions", body))
-    | COMPLETION_BODIES.map(lambda body: ("/v1/completions", body))
-)
-@settings(max_examples=400)
-def test_no_body_is_our_fault(stage: Stage, sent: tuple[str, bytes]) -> None:
-    """Whatever a client sends is answered by a body, a stream or a 4xx in the envelope; never by a 422 or a 5xx."""
-    path, body = sent
-    answer = stage.post(path, body, every_sequence)
-
-    assert answer.status_code in {200, 400, 404}, answer.text
-    if answer.status_code != 200:
-        assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
-
-
-def every_sequence(request: GenerateRequest) -> Iterator[TokenEvent]:
-    for index in range(request.n):
-        yield step(request, [65], index=index, finish=FinishReason.LENGTH)
-
-
-async def post(path: str, body: Json, *scripts: Script | Exception) -> tuple[httpx.Response, ScriptedBackend]:
+async def complete(body: Json, *scripts: Script | Exception) -> tuple[httpx.Response, ScriptedBackend]:
     backend = ScriptedBackend(*scripts)
-    async with client_of(backend) as client:
-        return await client.post(path, json=body), backend
+    return await fakes.post(COMPLETIONS, body, backend), backend
 
 
 def fail(request: GenerateRequest) -> Iterator[TokenEvent]:
@@ -213,7 +49,7 @@ async def test_what_fails_before_the_first_token_is_an_http_error(
     script: Script | Exception, status: int, code: str, stream: bool
 ) -> None:
     """The status tells it, also where a stream was asked for, and the reasons of a 5xx stay in the log."""
-    answer, _ = await post("/v1/completions", {"prompt": "a", "stream": stream}, script)
+    answer, _ = await complete({"prompt": "a", "stream": stream}, script)
 
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
@@ -224,7 +60,7 @@ async def test_what_fails_before_the_first_token_is_an_http_error(
 
 async def test_an_overload_says_when_to_come_back() -> None:
     """Seconds for everyone, rounded up, and milliseconds for clients that know better."""
-    answer, _ = await post("/v1/completions", {"prompt": "a"}, OverloadedError("Full.", retry_after_s=1.25))
+    answer, _ = await complete({"prompt": "a"}, OverloadedError("Full.", retry_after_s=1.25))
 
     assert answer.headers["retry-after"] == "2"
     assert answer.headers["retry-after-ms"] == "1250"
@@ -238,7 +74,7 @@ async def test_an_overload_says_when_to_come_back() -> None:
 )
 async def test_a_failure_within_a_stream_is_an_event(failure: Script, code: str) -> None:
     """It has the envelope of an HTTP error, and [DONE] still comes last."""
-    answer, backend = await post("/v1/completions", {"prompt": "a", "stream": True}, in_turn(end_early, failure))
+    answer, backend = await complete({"prompt": "a", "stream": True}, in_turn(end_early, failure))
     first, *_, error = events_of(answer)
 
     assert answer.status_code == 200
@@ -250,7 +86,7 @@ async def test_a_failure_within_a_stream_is_an_event(failure: Script, code: str)
 
 async def test_one_failing_sequence_fails_the_request() -> None:
     """A body with fewer choices than asked for would be a lie."""
-    answer, backend = await post("/v1/completions", {"prompt": "a", "n": 2}, in_turn(say("x", index=1), fail))
+    answer, backend = await complete({"prompt": "a", "n": 2}, in_turn(say("x", index=1), fail))
 
     assert answer.status_code == 500
     assert len(backend.closed) == 1
@@ -258,8 +94,8 @@ async def test_one_failing_sequence_fails_the_request() -> None:
 
 async def test_prompts_are_admitted_together_or_not_at_all() -> None:
     """When the queue is full for the third prompt, the first two are closed before anything was read from them."""
-    answer, backend = await post(
-        "/v1/completions", {"prompt": ["a", "b", "c"]}, say("x"), say("y"), OverloadedError("Full.", retry_after_s=1)
+    answer, backend = await complete(
+        {"prompt": ["a", "b", "c"]}, say("x"), say("y"), OverloadedError("Full.", retry_after_s=1)
     )
 
     assert answer.status_code == 429
@@ -269,7 +105,7 @@ async def test_prompts_are_admitted_together_or_not_at_all() -> None:
 
 async def test_a_failing_prompt_closes_the_others() -> None:
     """The prompts that wait do not outlive the one that failed."""
-    answer, backend = await post("/v1/completions", {"prompt": ["a", "b", "c"]}, wait, fail, wait)
+    answer, backend = await complete({"prompt": ["a", "b", "c"]}, wait, fail, wait)
 
     assert answer.status_code == 500
     assert sorted(backend.closed) == [request.request_id for request in backend.requests]
@@ -290,7 +126,7 @@ async def test_the_forms_of_a_prompt(prompt: Any, token_ids: list[list[int]], st
     """Text and token ids, alone or in lists; choice = prompt × n + sequence."""
     body = {"prompt": prompt, "n": 2, "stream": stream, "stream_options": {"include_usage": True} if stream else None}
     scripts = [in_turn(say(f"{number}a"), say(f"{number}b", index=1)) for number in range(len(token_ids))]
-    answer, backend = await post("/v1/completions", body, *scripts)
+    answer, backend = await complete(body, *scripts)
     result = added_up(events_of(answer)) if stream else essence(answer.json())
 
     assert [[*request.prompt_token_ids] for request in backend.requests] == token_ids
@@ -308,7 +144,7 @@ async def test_a_stop_string_closes_the_request_when_every_choice_is_done() -> N
         lambda request: [step(request, [*b"two. and more"], index=1)],
         wait,
     )
-    answer, backend = await post("/v1/completions", {"prompt": "a", "n": 2, "stop": "."}, script)
+    answer, backend = await complete({"prompt": "a", "n": 2, "stop": "."}, script)
     result = essence(answer.json())
 
     assert [choice["text"] for choice in result["choices"]] == ["one", "two"]
@@ -321,14 +157,14 @@ async def test_a_stop_string_closes_the_request_when_every_choice_is_done() -> N
 async def test_stop_strings_do_not_count_before_min_tokens() -> None:
     """The first of two occurrences is within the minimum and is shown."""
     body = {"prompt": "a", "stop": "b", "min_tokens": 2}
-    answer, _ = await post("/v1/completions", body, say("abcbd"))
+    answer, _ = await complete(body, say("abcbd"))
 
     assert essence(answer.json())["choices"][0]["text"] == "abc"
 
 
 async def test_a_stop_string_that_spans_the_minimum_does_not_match() -> None:
     """Only text after the minimum is searched."""
-    answer, _ = await post("/v1/completions", {"prompt": "a", "stop": "bc", "min_tokens": 2}, say("abcd"))
+    answer, _ = await complete({"prompt": "a", "stop": "bc", "min_tokens": 2}, say("abcd"))
 
     assert essence(answer.json())["choices"][0]["text"] == "abcd"
 
@@ -337,7 +173,7 @@ async def test_a_stop_string_that_spans_the_minimum_does_not_match() -> None:
 async def test_a_stop_token_is_shown_only_on_request(include: bool, text: str) -> None:
     """The last token of a sequence that ends with STOP is the stop token: hidden unless asked for."""
     body = {"prompt": "a", "stop_token_ids": [98], "include_stop_str_in_output": include}
-    answer, _ = await post("/v1/completions", body, lambda request: [step(request, [*b"ab"], finish=FinishReason.STOP)])
+    answer, _ = await complete(body, lambda request: [step(request, [*b"ab"], finish=FinishReason.STOP)])
 
     assert essence(answer.json())["choices"][0]["text"] == text
 
@@ -351,7 +187,7 @@ async def test_cached_tokens_are_counted_once_per_prompt() -> None:
         for index in (0, 1):
             yield replace(step(request, [END], index=index, finish=FinishReason.STOP), num_prefix_hit_tokens=4)
 
-    answer, _ = await post("/v1/completions", {"prompt": ["a", "b"], "n": 2}, script)
+    answer, _ = await complete({"prompt": ["a", "b"], "n": 2}, script)
 
     assert answer.json()["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
 
@@ -360,9 +196,7 @@ async def test_cached_tokens_are_counted_once_per_prompt() -> None:
 async def test_scoring_a_prompt(logprobs: int | None) -> None:
     """max_tokens 0 with echo gives the prompt back and generates nothing."""
     body = {"prompt": [97, 98], "max_tokens": 0, "echo": True, "logprobs": logprobs}
-    answer, backend = await post(
-        "/v1/completions", body, lambda request: [step(request, [], finish=FinishReason.LENGTH)]
-    )
+    answer, backend = await complete(body, lambda request: [step(request, [], finish=FinishReason.LENGTH)])
     choice = answer.json()["choices"][0]
 
     assert choice["text"] == "ab"
