@@ -88,24 +88,27 @@ class TestGenerate:
         assert loop.num_calls == len(runner.batches)
 
     def test_each_event_loop_gets_its_own_events(self) -> None:
-        """A backend outlives the loop of one caller: the next `asyncio.run` is served as well."""
-        core = EngineCore(HistoryRunner(), EngineConfig(), FakeClock())
+        """A backend outlives the loop of one caller: what that left is aborted, and the next caller is served."""
+        runner = GatedRunner()
+        core = EngineCore(runner, EngineConfig(), FakeClock())
         backend = EngineBackend(core, LoopConfig())
         backend.start()
 
         async def abandon() -> TokenStream:
-            return backend.generate(request(1, max_tokens=LONG))
+            return backend.generate(request(1, max_tokens=LONG, request_id="abandoned"))
 
         async def ask() -> list[TokenEvent]:
             return await read(backend.generate(request(2)))
 
         abandoned = asyncio.run(abandon())
+        runner.free_run()
         events = asyncio.run(ask())
         drained = asyncio.run(backend.drain(60.0))
         del abandoned
 
         assert tokens(events) == expected_output((2,), 4)
         assert drained
+        assert sum(name == "abandoned" for batch in runner.batches for name, _, _ in batch) <= 2
 
 
 class TestCancellation:

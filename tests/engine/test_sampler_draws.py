@@ -46,7 +46,7 @@ class TestDistribution:
 
     def test_an_impossible_token_never_comes(self) -> None:
         """Not even for the number 0, at which the cumulative probability of the first is."""
-        assert _draw(row(-math.inf, 0.0), sequence().sampling, 0.0) == 1
+        assert _draw(row(-math.inf, 0.0), sequence(temperature=1.0).sampling, 0.0) == 1
 
     def test_uniform_numbers_are_below_one(self) -> None:
         """Any seed, negative and beyond 64 bits too, gives a number in [0, 1)."""

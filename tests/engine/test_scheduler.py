@@ -88,11 +88,11 @@ class TestSharing:
     def test_a_prompt_that_ends_with_a_block_is_awaited_too(self) -> None:
         """Its last block is about to be full."""
         runner = HistoryRunner(block_size=4)
-        system = tuple(range(8))
+        system = tuple(range(4))
 
         run(engine(runner), request(*system, request_id="0", max_tokens=1), request(*system, 9, request_id="1"))
 
-        assert runner.batches[:2] == [[("0", 0, 8)], [("1", 0, 1)]]
+        assert runner.batches[:2] == [[("0", 0, 4)], [("1", 0, 1)]]
 
     def test_without_prefix_caching_siblings_are_simply_computed(self) -> None:
         """Nobody waits for what will not be found."""
@@ -139,7 +139,7 @@ class TestPreemption:
         core.add(request(1, 2, max_tokens=4))
         core.step()
 
-        core.add(request(3, 4, 5, max_tokens=1))
+        core.add(request(3, 4, 5, max_tokens=4))
         all_stats = [stats for _, stats in steps(core)]
 
         assert sum(stats.num_preemptions for stats in all_stats) == 0
@@ -179,7 +179,7 @@ def test_nothing_changes_the_tokens(
 class Load(RuleBasedStateMachine):
     """Requests come, go and fail between random steps of a small engine."""
 
-    @initialize(config=engine_configs(), block_size=st.integers(1, 4), num_blocks=st.integers(6, 24))
+    @initialize(config=engine_configs(), block_size=st.integers(1, 4), num_blocks=st.integers(3, 14))
     def start(self, config: EngineConfig, block_size: int, num_blocks: int) -> None:
         self.config = config
         self.runner = HistoryRunner(
@@ -192,7 +192,7 @@ class Load(RuleBasedStateMachine):
 
     @rule(
         prompt=token_ids(max_size=12),
-        max_tokens=st.integers(0, 8),
+        max_tokens=st.integers(0, 12),
         n=st.sampled_from([1, 1, 1, 2, 3]),
         special=st.sampled_from([None, None, None, None, POISON, BOMB]),
         scores=st.booleans(),
