@@ -42,6 +42,7 @@ class Sequence:
     block_digests: list[bytes] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     num_prefix_hit_tokens: int = 0
+    num_reported_prompt_tokens: int = 0  # found or computed, each once, however often the sequence is preempted
     num_preemptions: int = 0
     scheduled_at: float | None = None
     first_token_at: float | None = None

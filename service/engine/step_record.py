@@ -32,12 +32,15 @@ class StepRecord:
         for sequence in batch.admitted:
             if sequence.num_preemptions == 0:
                 sequence.scheduled_at = at
+                sequence.num_reported_prompt_tokens = sequence.num_prefix_hit_tokens
                 self._num_prefix_queried_tokens += sequence.num_prompt_tokens
                 self._num_prefix_hit_tokens += sequence.num_prefix_hit_tokens
         for scheduled in batch.scheduled:
-            self._num_prompt_tokens += max(
-                0, min(scheduled.end, scheduled.sequence.num_prompt_tokens) - scheduled.start
-            )
+            sequence = scheduled.sequence
+            num_new_tokens = min(scheduled.end, sequence.num_prompt_tokens) - sequence.num_reported_prompt_tokens
+            if num_new_tokens > 0:
+                sequence.num_reported_prompt_tokens += num_new_tokens
+                self._num_prompt_tokens += num_new_tokens
 
     def event(
         self, sequence: Sequence, result: SequenceResult, at: float, *, finish_reason: FinishReason | None = None

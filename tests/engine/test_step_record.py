@@ -134,6 +134,19 @@ class TestReport:
         assert num_preemptions == young.num_preemptions > 0
         assert young.scheduled_at == 100.0
 
+    @pytest.mark.parametrize("prompt", [(2,), (9, 8, 7, 6, 5, 4)])
+    def test_a_prompt_is_counted_once(self, prompt: tuple[int, ...]) -> None:
+        """Also when preemption has it computed again, in part or as a whole: the sum is what clients are billed."""
+        runner = HistoryRunner(num_blocks=5, block_size=2, max_model_len=10)
+        core = engine(runner, max_num_seqs=2, max_num_batched_tokens=2)
+        core.add(request(1, max_tokens=9))
+        core.add(request(*prompt, max_tokens=10 - len(prompt)))
+
+        all_stats = [stats for _, stats in steps(core)]
+
+        assert sum(stats.num_preemptions for stats in all_stats) > 0
+        assert sum(stats.num_prompt_tokens + stats.num_prefix_hit_tokens for stats in all_stats) == 1 + len(prompt)
+
     def test_fresh_seeds_differ_and_given_seeds_count_up(self) -> None:
         """Two equal requests without a seed draw differently; choice i of a seeded one draws with seed + i."""
         core = engine()
