@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from service.errors import ContextLengthError, OverloadedError, UnavailableError
 from service.types import FinishReason, GenerateRequest, TokenEvent
 from tests.api import fakes
-from tests.api.fakes import BEGIN, COMPLETIONS, END, Json, Script, ScriptedBackend, in_turn, say, step, wait
+from tests.api.fakes import BEGIN, COMPLETIONS, END, Json, Script, ScriptedBackend, in_turn, say, step, tokens, wait
 from tests.api.sse_bodies import added_up, essence, events_of
 
 
@@ -192,16 +193,19 @@ async def test_cached_tokens_are_counted_once_per_prompt() -> None:
     assert answer.json()["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("logprobs", [None, 0])
-async def test_scoring_a_prompt(logprobs: int | None) -> None:
-    """max_tokens 0 with echo gives the prompt back and generates nothing."""
-    body = {"prompt": [97, 98], "max_tokens": 0, "echo": True, "logprobs": logprobs}
+async def test_scoring_a_prompt(logprobs: int | None, stream: bool) -> None:
+    """max_tokens 0 with echo gives the prompt back, with log probabilities only if asked for, and generates nothing."""
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    body = {"prompt": [97, 98], "max_tokens": 0, "echo": True, "logprobs": logprobs, **options}
     answer, backend = await complete(body, lambda request: [step(request, [], finish=FinishReason.LENGTH)])
-    choice = answer.json()["choices"][0]
+    result = added_up(events_of(answer)) if stream else essence(answer.json())
+    (choice,) = result["choices"]
 
     assert choice["text"] == "ab"
     assert backend.requests[0].sampling.max_tokens == 0
-    assert answer.json()["usage"]["completion_tokens"] == 0
+    assert result["usage"]["completion_tokens"] == 0
     assert choice["logprobs"] == (
         None
         if logprobs is None
@@ -212,3 +216,16 @@ async def test_scoring_a_prompt(logprobs: int | None) -> None:
             "text_offset": [0, 1],
         }
     )
+
+
+async def test_a_prompt_that_is_done_is_closed_while_others_go_on() -> None:
+    """A stop string frees the engine at once, not when the last prompt of the request has ended."""
+    backend = ScriptedBackend(in_turn(tokens(b"a."), wait), wait)
+    request = asyncio.create_task(fakes.post(COMPLETIONS, {"prompt": ["a", "b"], "stop": "."}, backend))
+    await backend.until(lambda: bool(backend.closed))
+
+    assert backend.closed == [backend.requests[0].request_id]
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert len(backend.closed) == 2
