@@ -54,6 +54,7 @@ class TileGroup:
     unit_tile: Tensor  # [U] int64: query tile of each unit
     unit_blocks: Tensor  # [U * KV_TILE / block_size] int64
     hidden: Tensor  # [U, 1, R, 1, T] bool: keys that a query may not see
+    absent: Tensor  # [U, 1, T, 1] bool: slots that hold no key of the sequence, but perhaps what another left there
     units_per_round: tuple[int, ...]  # number of query tiles that have a unit k, for k = 0, 1, …
 
 
@@ -81,14 +82,14 @@ class AttentionPlan:
             (len(spans), -(-max(s.num_context_tokens for s in spans) // KV_TILE) * KV_TILE // block_size), np.int64
         )
         first_row = 0
-        tiles: dict[int, list[tuple[int, int, int, int]]] = {1: [], QUERY_TILE: []}
+        tiles: dict[int, list[tuple[int, ...]]] = {1: [], QUERY_TILE: []}
         for index, span in enumerate(spans):
             tables[index, : len(span.block_table)] = span.block_table[: tables.shape[1]]
             size = 1 if span.num_new_tokens == 1 else QUERY_TILE
             first_position = span.num_context_tokens - span.num_new_tokens
             for offset in range(0, span.num_new_tokens, size):
                 count = min(size, span.num_new_tokens - offset)
-                tiles[size].append((index, first_row + offset, first_position + offset, count))
+                tiles[size].append((index, first_row + offset, first_position + offset, count, span.num_context_tokens))
             first_row += span.num_new_tokens
         groups = tuple(
             _build_group(np.array(group, np.int64), size, tables, block_size, sliding_window, device)
@@ -101,7 +102,7 @@ class AttentionPlan:
 def _build_group(
     tiles: np.ndarray, size: int, tables: np.ndarray, block_size: int, sliding_window: int | None, device: torch.device
 ) -> TileGroup:
-    """`tiles` [Q, 4]: sequence, first row, first position, number of tokens of each query tile."""
+    """`tiles` [Q, 5]: sequence, first row, first position, number of tokens, tokens of the sequence."""
     last_key_tile = (tiles[:, 2] + tiles[:, 3] - 1) // KV_TILE
     first_key_tile = np.zeros_like(last_key_tile)
     if sliding_window is not None:
@@ -135,6 +136,7 @@ def _build_group(
         unit_tile=tensor(unit_tile),
         unit_blocks=tensor(unit_blocks.reshape(-1)),
         hidden=tensor(hidden[:, None, :, None, :]),
+        absent=tensor(key_at[:, :, :, None] >= tiles[unit_tile, 4][:, None, None, None]),
         units_per_round=tuple(int(n) for n in rounds.sum(axis=1)),
     )
 
@@ -177,6 +179,7 @@ def _attend_group(query: Tensor, cache: LayerCache, group: TileGroup, scale: flo
     weights = scores.sub_(tile_peak.index_select(0, group.unit_tile).unsqueeze(-1)).exp_()
 
     values = _gather(cache.values, group.unit_blocks)
+    values.view(-1, num_kv_heads, KV_TILE, head_dim).masked_fill_(group.absent, 0.0)  # 0 × NaN is NaN
     partial = torch.bmm(weights.flatten(0, 1), values).view(-1, num_kv_heads, padded_rows, head_dim)
     partial_sum = weights.sum(-1, keepdim=True)
     total, total_sum = partial[: group.units_per_round[0]], partial_sum[: group.units_per_round[0]]

@@ -162,12 +162,14 @@ INLINE void score_rows(const float *q, const void *key, int64_t at, int head_dim
     for (int r = 0; r < n; r++) out[r] = acc[r];
 }
 
-// out[r][d] = out[r][d] * decay[r] + sum_t weight[r][t] * value[t][d], t in order.
-INLINE void mix_rows(float *out, const float *decay, const vec *weight, const void *value, int64_t at, int head_dim, int dtype, int n) {
+// out[r][d] = out[r][d] * decay[r] + sum_t weight[r][t] * value[t][d], t in order over the keys that exist: what another
+// sequence left in the rest of the block may be NaN, and 0 * NaN is NaN.
+INLINE void mix_rows(float *out, const float *decay, const vec *weight, const void *value, int64_t at, int keys, int head_dim,
+                     int dtype, int n) {
     for (int d = 0; d < head_dim; d += LANES) {
         vec acc[ROW_GROUP];
         for (int r = 0; r < n; r++) acc[r] = load(out, r * head_dim + d, F32) * decay[r];
-        for (int t = 0; t < LANES; t++) {
+        for (int t = 0; t < keys; t++) {
             vec v = load(value, at + t * head_dim + d, dtype);
             for (int r = 0; r < n; r++) acc[r] = fmadd(splat(((const float *)&weight[r])[t]), v, acc[r]);
         }
@@ -202,6 +204,8 @@ INLINE void attend(const struct attention *a, int64_t item, int dtype) {
     int64_t oldest = a->window && first_at >= a->window ? first_at - a->window + 1 : 0;
     for (int64_t b = oldest / LANES; b <= (first_at + num_tokens - 1) / LANES; b++) {
         int64_t at = (table[b] * a->kv_heads + kv_head) * LANES * dim;
+        int64_t known = first_at + num_tokens - b * LANES;
+        int keys = known < LANES ? known : LANES;
         for (int r = 0; r < rows; r += ROW_GROUP) {
             int n = rows - r < ROW_GROUP ? rows - r : ROW_GROUP;
 #define CALL(N) score_rows(q + r * dim, a->keys, at, dim, dtype, weight + r, N)
@@ -223,7 +227,7 @@ INLINE void attend(const struct attention *a, int64_t item, int dtype) {
         }
         for (int r = 0; r < rows; r += ROW_GROUP) {
             int n = rows - r < ROW_GROUP ? rows - r : ROW_GROUP;
-#define CALL(N) mix_rows(o + r * dim, decay + r, weight + r, a->values, at, dim, dtype, N)
+#define CALL(N) mix_rows(o + r * dim, decay + r, weight + r, a->values, at, keys, dim, dtype, N)
             FOR_ROW_COUNT(n, CALL)
 #undef CALL
         }

@@ -121,6 +121,21 @@ def test_attention_bits_do_not_depend_on_chunks_or_neighbours(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_does_not_see_what_others_left(make_ops: Callable[[torch.dtype], Ops], dtype: torch.dtype) -> None:
+    """NaN in the slots of a block behind a sequence's last token (another's failure) does not reach it."""
+    shape, length = SHAPES[0], 83
+    heads, _, dim = shape
+    clean, dirty = (filled_cache(shape, dtype, 8) for _ in range(2))
+    table = [5, 2, 7, 0, 3, 1]
+    dirty.keys[1, :, :, length % BLOCK :] = float("nan")
+    dirty.values[1, :, length % BLOCK :] = float("nan")
+    query = torch.randn(length, heads, dim, generator=torch.Generator().manual_seed(7)).to(dtype)
+    spans = [SequenceSpan(length, length, table)]
+    ops = make_ops(dtype)
+    assert torch.equal(attend(ops, query, clean, spans, None), attend(ops, query, dirty, spans, None))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_native_operators_equal_plain_pytorch(native: Callable[[torch.dtype], Ops], dtype: torch.dtype) -> None:
     """Norm with residual, rotary with cache write and gated activation: native and plain agree to rounding."""
     reference, fast = TorchOps(), native(dtype)
@@ -191,7 +206,8 @@ def test_linear_rows_do_not_depend_on_other_rows(shape: tuple[int, int], dtype: 
 SHARING_PROCESS = """
 import sys, pathlib, torch
 from service.model.linear import Linear, alike_allocations, share_packed
-weight, x = torch.randn(512, 1024, generator=torch.Generator().manual_seed(1)).bfloat16(), torch.ones(5, 1024).bfloat16()
+weight = torch.randn(512, 1024, generator=torch.Generator().manual_seed(1)).bfloat16()
+x = torch.ones(5, 1024).bfloat16()
 with alike_allocations():
     linear = Linear(weight)
 expected = linear(x)
