@@ -49,7 +49,13 @@ def assemble(evidence: Evidence) -> RunResult:
     is_partial = len(everything) < len(evidence.schedule.requests) or any(
         record.outcome is Outcome.UNFINISHED for record in everything
     )
-    validity = judge(records, latency, harvest.cpu_ratios, is_partial=is_partial)
+    validity = judge(
+        records,
+        latency,
+        harvest.cpu_ratios,
+        accepted_lateness_s=scenario.limits.accepted_lateness_s,
+        is_partial=is_partial,
+    )
     if is_partial:
         schedule_end_s = None  # what was asked is what there was time for
     slo = scenario.slo

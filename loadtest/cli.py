@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,10 @@ def schema() -> None:
     click.echo("\n".join(["| key | meaning |", "|---|---|", *schema_table()]))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. What goes wrong outside the tester is one sentence and exit code 2."""
     try:
-        cli(standalone_mode=True)
+        cli(arguments)
     except LoadTestError as error:
         click.echo(f"headcount-loadtest: {error}", err=True)
         sys.exit(2)

@@ -26,7 +26,7 @@ from loadtest.target import Target, plain_client, probe
 from loadtest.transport import StreamTransport
 from loadtest.verify import read_answered, verify
 from loadtest.worker import Assignment, Progress
-from loadtest.workers import Harvest, Workers
+from loadtest.workers import Harvest, StartWorker, Workers, start_process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,13 @@ class Observer:
 
 
 async def run_experiment(
-    scenario: Scenario, where: Where, *, num_workers: int, observer: Observer, stop: asyncio.Event
+    scenario: Scenario,
+    where: Where,
+    *,
+    num_workers: int,
+    observer: Observer,
+    stop: asyncio.Event,
+    start_worker: StartWorker = start_process,
 ) -> tuple[RunResult, list[Record]]:
     """Run `scenario` and measure it; setting `stop` ends it early, and the result covers what there is.
 
@@ -64,7 +70,9 @@ async def run_experiment(
         target = await probe(http, where.url, where.model, scenario.api)
         with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
             experiment = _Experiment(scenario, target, schedule, http, observer)
-            evidence = await experiment.run(file_prompts, Path(folder), num_workers, stop)
+            assignments = experiment.assign(file_prompts, Path(folder), num_workers)
+            async with Workers(assignments, start_worker) as workers:
+                evidence = await experiment.run(workers, stop)
     return assemble(evidence), evidence.harvest.records
 
 
@@ -85,19 +93,16 @@ class _Experiment:
             extra_body=scenario.workload.extra_body,
         )
 
-    async def run(
-        self, file_prompts: tuple[FilePrompt, ...], folder: Path, num_workers: int, stop: asyncio.Event
-    ) -> Evidence:
-        async with Workers(self._assign(file_prompts, folder, num_workers)) as workers:
-            stopper = asyncio.create_task(_stop_when(stop, workers))
-            try:
-                before = await self._scraper.snapshot(0.0)
-                start_at = await workers.start()
-                started = datetime.now(UTC)
-                self._observer.started(self._schedule, start_at)
-                harvest, snapshots = await self._load(workers, Timeline(start_at))
-            finally:
-                stopper.cancel()
+    async def run(self, workers: Workers, stop: asyncio.Event) -> Evidence:
+        stopper = asyncio.create_task(_stop_when(stop, workers))
+        try:
+            before = await self._scraper.snapshot(0.0)
+            start_at = await workers.start()
+            started = datetime.now(UTC)
+            self._observer.started(self._schedule, start_at)
+            harvest, snapshots = await self._load(workers, Timeline(start_at))
+        finally:
+            stopper.cancel()
         after = await self._scraper.settled(Timeline(start_at).now_s()) if before else None
         return Evidence(
             scenario=self._scenario,
@@ -112,7 +117,7 @@ class _Experiment:
             decisions=await self._scraper.decisions(),
         )
 
-    def _assign(self, file_prompts: tuple[FilePrompt, ...], folder: Path, num_workers: int) -> Iterator[Assignment]:
+    def assign(self, file_prompts: tuple[FilePrompt, ...], folder: Path, num_workers: int) -> Iterator[Assignment]:
         for worker in range(num_workers):
             yield Assignment(
                 worker=worker,

@@ -24,6 +24,7 @@ CONFIDENCE = 0.95
 Z = 1.959964  # standard normal quantile of (1 + CONFIDENCE) / 2
 MAX_RESAMPLES = 1000
 MIN_RESAMPLES = 50
+BATCH_VALUES = 500_000
 RESAMPLED_VALUES = 20_000_000  # bound on values × resamples: about a second
 
 
@@ -48,8 +49,8 @@ def latency(values: Iterable[float | None], seed: int = 0) -> Latency:
     if not levels:
         return _latency(array, {})
     points = np.quantile(array, list(levels.values()))
-    resampled = np.array(
-        [np.quantile(array[index], list(levels.values())) for index in _block_resamples(len(array), seed)]
+    resampled = np.concatenate(
+        [np.quantile(array[index], list(levels.values()), axis=1).T for index in _block_resamples(len(array), seed)]
     )
     return _latency(array, _with_intervals(levels, points, resampled))
 
@@ -109,13 +110,16 @@ def _with_intervals(levels: dict[str, float], points: Floats, resampled: Floats)
 
 
 def _block_resamples(count: int, seed: int) -> Iterable[NDArray[np.int64]]:
-    """Index arrays of circular block-bootstrap resamples."""
+    """Indices of circular block-bootstrap resamples, one per row, in batches of bounded size."""
     rng = np.random.default_rng(seed)
     length = max(1, round(count ** (1 / 3)))
     num_blocks = -(-count // length)
-    for _ in range(min(MAX_RESAMPLES, max(MIN_RESAMPLES, RESAMPLED_VALUES // count))):
-        starts = rng.integers(count, size=num_blocks)
-        yield (((starts[:, None] + np.arange(length)) % count).ravel()[:count]).astype(np.int64)
+    left = min(MAX_RESAMPLES, max(MIN_RESAMPLES, RESAMPLED_VALUES // count))
+    while left > 0:
+        rows = min(left, max(1, BATCH_VALUES // count))
+        starts = rng.integers(count, size=(rows, num_blocks, 1))
+        yield ((starts + np.arange(length)) % count).reshape(rows, -1)[:, :count]
+        left -= rows
 
 
 def is_good(record: Record, slo: Slo | None) -> bool:

@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 SCRAPE_TIMEOUT_S = 2.0
 SCRAPE_EVERY_S = 1.0
-SETTLE_TRIES = 10
-SETTLE_WAIT_S = 0.3
+SETTLE_TRIES = 15
+SETTLE_WAIT_S = 0.2
 
 # Each quantity under the names that servers give it; the first that is present counts. Samples are summed over labels.
 PROMPT_TOKENS = ("vllm:prompt_tokens_total", "sglang:prompt_tokens_total", "llamacpp:prompt_tokens_total")

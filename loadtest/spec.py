@@ -283,6 +283,7 @@ class Limits(Spec):
     max_duration_s: PositiveFloat = 3600
     max_in_flight: PositiveInt = Field(default=8192, description="a request beyond it is dropped, the run invalid")
     timeout_s: PositiveFloat = Field(default=300, description="longest time for one request, from when it was due")
+    accepted_lateness_s: NonNegativeFloat = Field(default=0.005, description="the tester may be this late in any case")
     max_retries: Annotated[int, Field(ge=0)] = Field(
         default=0, description="times a 429 or 503 with Retry-After is tried again, never sooner than told"
     )

@@ -26,7 +26,6 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_closed = False
-        self.num_responses = 0
         self._waiter: asyncio.Future[None] | None = None
         self._begin()
 
@@ -95,7 +94,6 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self.status_code >= 200:  # noqa: PLR2004 - 1xx are announcements, the response follows
             self.has_headers = True
-            self.num_responses += 1
         else:
             self.headers.clear()
 
@@ -145,17 +143,15 @@ class StreamTransport(httpx.AsyncBaseTransport):
         url = request.url
         origin = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
         connection = self._take(origin) or await self._connect(origin, request)
-        was_used = connection.num_responses > 0
         try:
             await _exchange(connection, data)
-            if not connection.has_headers and was_used:
-                # The server had closed an idle connection: that is no answer to this request.
-                connection = await self._connect(origin, request)
-                await _exchange(connection, data)
         except BaseException:
             connection.close()
             raise
         if not connection.has_headers:
+            # Never sent again by itself, as clients do on a kept connection: a server that drops requests would go
+            # unseen.
+            connection.close()
             raise httpx.RemoteProtocolError(connection.error or "No response", request=request)
         return httpx.Response(
             connection.status_code, headers=connection.headers, stream=_Body(connection, self._idle[origin])

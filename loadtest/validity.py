@@ -1,9 +1,8 @@
 """Is this run about the server, or about the tester? Pure.
 
 A run is invalid when
-1. the tester was late: p99 of lateness above 5 % of the median TTFT (but never below `LATENESS_FLOOR_S`, which the
-operating
-   system's timers alone may cost);
+1. the tester was late: p99 of lateness above 5 % of the median TTFT and above `limits.accepted_lateness_s` (by
+   default what the operating system's timers alone may cost);
 2. a worker's CPU was saturated: it used more than `MAX_CPU_RATIO` of a core in more than 5 % of the half seconds;
 3. requests were dropped because too many were in flight.
 """
@@ -16,7 +15,6 @@ from loadtest.measures import known, quantile
 from loadtest.records import Outcome, Record
 from loadtest.results import Latencies, Validity
 
-LATENESS_FLOOR_S = 0.005
 LATENESS_SHARE = 0.05
 MAX_CPU_RATIO = 0.9
 
@@ -26,11 +24,12 @@ def judge(
     latency: Latencies,
     cpu_ratios: Sequence[Sequence[float]],
     *,
+    accepted_lateness_s: float,
     is_partial: bool,
 ) -> Validity:
     """`cpu_ratios[worker]`: its share of a core in each half second."""
     median = latency.ttft_s.p50
-    limit = max(LATENESS_FLOOR_S, LATENESS_SHARE * median.value if median else 0.0)
+    limit = max(accepted_lateness_s, LATENESS_SHARE * median.value if median else 0.0)
     late = quantile(known(record.lateness_s for record in records), 0.99)
     reasons: list[str] = []
     if late is not None and late > limit:

@@ -128,9 +128,17 @@ class _Spool:
             self._verifiable.close()
 
 
-def worker_main(connection: Connection, assignment: Assignment) -> None:
-    """Entry point of the process."""
+def process_main(connection: Connection, assignment: Assignment) -> None:
+    """Entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    # A full collection over a large schedule would stop the clock of every stream; nothing in it is garbage.
+    gc.collect()
+    gc.freeze()
+    work(connection, assignment)
+
+
+def work(connection: Connection, assignment: Assignment) -> None:
+    """Carry out the assignment, in whatever process or thread this is."""
     try:
         asyncio.run(_work(connection, assignment))
     except Exception:  # noqa: BLE001 - whatever it was, the parent must hear of it
@@ -139,9 +147,6 @@ def worker_main(connection: Connection, assignment: Assignment) -> None:
 
 async def _work(connection: Connection, assignment: Assignment) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    # A full collection over a large schedule would stop the clock of every stream; nothing in it is garbage.
-    gc.collect()
-    gc.freeze()
     connection.send(Ready())
     order = await loop.run_in_executor(None, connection.recv)
     if order == STOP:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from loadtest.errors import WorkerError
 from loadtest.histogram import Counts
 from loadtest.records import Record, read_records
-from loadtest.worker import STOP, Assignment, Done, Failed, Progress, Ready, worker_main
+from loadtest.worker import STOP, Assignment, Done, Failed, Progress, Ready, process_main
 
 START_DELAY_S = 0.1  # between the order to start and second 0, so that the order reaches every worker in time
 JOIN_TIMEOUT_S = 10.0
@@ -33,35 +34,52 @@ class Harvest:
     peak_memory_bytes: int
 
 
+class Joinable(Protocol):
+    """A process or a thread."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+StartWorker = Callable[[Connection, Assignment], Joinable]
+
+
+def start_process(connection: Connection, assignment: Assignment) -> Joinable:
+    """A worker in a process of its own. Spawned: a fork would copy whatever threads and event loop the parent has."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=process_main, args=(connection, assignment), daemon=True
+    )
+    process.start()
+    connection.close()
+    return process
+
+
 class Workers:
     """`async with Workers(assignments) as workers: start_at = await workers.start(); harvest = await
     workers.finish(...)`."""
 
-    def __init__(self, assignments: Iterable[Assignment]) -> None:
+    def __init__(self, assignments: Iterable[Assignment], start_worker: StartWorker = start_process) -> None:
         self._assignments = list(assignments)
-        self._processes: list[SpawnProcess] = []
+        self._start_worker = start_worker
+        self._running: list[Joinable] = []
         self._connections: list[Connection] = []
         self._was_stopped = False
 
     async def __aenter__(self) -> Workers:
-        # spawn: a fork would copy whatever threads and event loop the parent has.
-        context = multiprocessing.get_context("spawn")
         for assignment in self._assignments:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=worker_main, args=(theirs, assignment), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes.append(process)
+            ours, theirs = multiprocessing.Pipe()
             self._connections.append(ours)
+            self._running.append(self._start_worker(theirs, assignment))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         for connection in self._connections:
             connection.close()  # a worker that is still at it reads this as the parent being gone
-        for process in self._processes:
-            await asyncio.to_thread(process.join, JOIN_TIMEOUT_S)
-            if process.is_alive():
-                process.kill()
+        for worker in self._running:
+            await asyncio.to_thread(worker.join, JOIN_TIMEOUT_S)
+            if worker.is_alive() and isinstance(worker, BaseProcess):
+                worker.kill()
 
     async def start(self) -> float:
         """Wait until all are ready and start them at one instant; returns it (monotonic). Raises WorkerError."""

@@ -96,9 +96,15 @@ async def test_connections_are_kept_and_replaced() -> None:
     async with _serve(answer, answer, answer) as (url, connections), _http() as http:
         assert [(await http.get(url)).text for _ in range(2)] == ["ok", "ok"]
         assert connections == [1]
-    async with _serve(answer, answer, keeps_open=False) as (url, connections), _http() as http:
-        assert [(await http.get(url)).text for _ in range(2)] == ["ok", "ok"]
-        assert connections == [2]
+    async with (
+        _serve(answer, answer, answer, keeps_open=False) as (url, connections),
+        _http() as http,
+        _http() as other,
+    ):
+        first = await http.get(url)
+        await other.get(url)  # while it is answered, word of the first connection's end arrives
+        assert (first.text, (await http.get(url)).text) == ("ok", "ok")
+        assert connections == [3]
 
 
 async def test_close_is_honoured() -> None:
