@@ -75,6 +75,7 @@ class Runner:
         queue = iter(conversations)
 
         async def client() -> None:
+            await self._sleep_until(0.0)
             for turns in queue:
                 await self._converse(turns, self._first_messages(turns[0]))
                 if self._stop.is_set():
