@@ -19,6 +19,12 @@ from service.errors import HeadcountError
 
 console = Console(stderr=True, highlight=False)
 
+# How long an idle compute thread spins before it sleeps, for the OpenMP runtime that PyTorch brings; read when torch is
+# imported, here or in a replica that Ray starts. The runtime's default burns the core that the HTTP side, or a neighbour
+# on the machine, needs: decode was 8 times slower then (docs/decisions/0004-threads-that-sleep.md).
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+SPIN_COUNT = "1000"
+
 
 class Cli(click.Group):
     """Turns our errors into one sentence."""
@@ -37,6 +43,7 @@ def main() -> None:
 
     Settings come from defaults < a TOML file (--config) < HEADCOUNT_* variables < flags; `headcount config` shows them.
     """
+    os.environ.setdefault(SPIN_VARIABLE, SPIN_COUNT)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

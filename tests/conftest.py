@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: several tiers of small models run faster on one thread each than on two that wait for another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DEFAULT_MODEL_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
