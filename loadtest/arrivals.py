@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.spec import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
+from loadtest.kinds import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
 
 Floats = NDArray[np.float64]
 RateSpec = ConstantRate | Poisson | Gamma | Step | Ramp | Sinusoid | Burst

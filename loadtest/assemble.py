@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loadtest import measures, summary
+from loadtest.kinds import Closed, Trace
 from loadtest.reconcile import queue_time, reconcile
 from loadtest.records import Outcome, Record
 from loadtest.results import Decision, RunResult, ScheduleInfo, TargetInfo, Tester, Verification
 from loadtest.schedule import Schedule
 from loadtest.scrape import Snapshot
-from loadtest.spec import Closed, Scenario, Trace
+from loadtest.spec import Scenario
 from loadtest.target import Target
 from loadtest.validity import cpu_p95, judge
 from loadtest.verdict import verdict
@@ -40,15 +41,15 @@ class Evidence:
 
 
 def assemble(evidence: Evidence) -> RunResult:
+    """Measure what was recorded; warm-up is left out of everything but the timeline and the reconciliation."""
     scenario, harvest = evidence.scenario, evidence.harvest
     everything = harvest.records
     records = [record for record in everything if record.intended_s >= scenario.warmup_s]
-    starts_s = evidence.schedule.starts_s()
-    schedule_end_s = _schedule_end_s(scenario, starts_s)
+    planned = len(evidence.schedule.requests)
+    is_partial = len(everything) < planned or any(record.outcome is Outcome.UNFINISHED for record in everything)
+    # What a run that was stopped was asked for is what there was time for.
+    schedule_end_s = None if is_partial else _schedule_end_s(scenario, evidence.schedule.starts_s())
     latency = measures.latencies(records, harvest.gaps)
-    is_partial = len(everything) < len(evidence.schedule.requests) or any(
-        record.outcome is Outcome.UNFINISHED for record in everything
-    )
     validity = judge(
         records,
         latency,
@@ -56,22 +57,13 @@ def assemble(evidence: Evidence) -> RunResult:
         accepted_lateness_s=scenario.limits.accepted_lateness_s,
         is_partial=is_partial,
     )
-    if is_partial:
-        schedule_end_s = None  # what was asked is what there was time for
     slo = scenario.slo
     goodput = summary.goodput(records, slo, scenario.warmup_s, schedule_end_s) if slo else None
-    warm = sum(record.intended_s < scenario.warmup_s for record in everything)
-    counts = summary.count(records, len(evidence.schedule.requests) - warm)
+    counts = summary.count(records, planned - (len(everything) - len(records)))
     rates = summary.rates(records, scenario.warmup_s, schedule_end_s)
     tenants = summary.tenants(records, slo)
     return RunResult(
-        name=scenario.name,
-        reason=scenario.reason,
-        started_at=evidence.started.isoformat(timespec="seconds"),
         verdict=verdict(counts, rates, latency, goodput, validity, is_open_loop=scenario.is_open_loop),
-        target=_target(evidence),
-        scenario=scenario.model_dump(mode="json"),
-        schedule=_schedule(evidence, starts_s),
         validity=validity,
         counts=counts,
         rates=rates,
@@ -81,19 +73,33 @@ def assemble(evidence: Evidence) -> RunResult:
         tenants=tenants,
         fairness_jain=measures.jain([t.service_ratio for t in tenants if t.service_ratio is not None]),
         retries=summary.retries(records),
-        queue_time=queue_time(evidence.before, evidence.after),
-        reconciliation=reconcile(everything, evidence.before, evidence.after),
-        verification=evidence.verification,
-        tester=Tester(
+        cdf=_cdfs(records),
+        scatter=summary.scatter(records),
+        **_circumstances(evidence),
+    )
+
+
+def _circumstances(evidence: Evidence) -> dict[str, Any]:
+    """The parts of the result that are about the run as a whole."""
+    scenario, harvest = evidence.scenario, evidence.harvest
+    return {
+        "name": scenario.name,
+        "reason": scenario.reason,
+        "started_at": evidence.started.isoformat(timespec="seconds"),
+        "target": _target(evidence),
+        "scenario": scenario.model_dump(mode="json"),
+        "schedule": _schedule(evidence, evidence.schedule.starts_s()),
+        "queue_time": queue_time(evidence.before, evidence.after),
+        "reconciliation": reconcile(harvest.records, evidence.before, evidence.after),
+        "verification": evidence.verification,
+        "tester": Tester(
             cpu_ratio_p95=[cpu_p95(ratios) for ratios in harvest.cpu_ratios],
             peak_memory_bytes=harvest.peak_memory_bytes,
             prompt_lengths_exact=evidence.target.vocabulary.is_exact,
         ),
-        intervals=summary.intervals(everything, evidence.snapshots),
-        cdf=_cdfs(records),
-        scatter=summary.scatter(records),
-        decisions=decisions(evidence.decisions, evidence.started, summary.end_s(everything)),
-    )
+        "intervals": summary.intervals(harvest.records, evidence.snapshots),
+        "decisions": decisions(evidence.decisions, evidence.started, summary.end_s(harvest.records)),
+    }
 
 
 def _schedule_end_s(scenario: Scenario, starts_s: Sequence[float]) -> float | None:
@@ -146,7 +152,7 @@ def decisions(entries: Sequence[Mapping[str, Any]], started: datetime, end_s: fl
         replicas = next((entry[key] for key in _DECISION_REPLICAS if isinstance(entry.get(key), int | float)), None)
         if 0 <= at_s <= end_s:
             found.append(Decision(at_s=at_s, replicas=replicas, reason=str(entry.get("reason", ""))))
-    return found
+    return sorted(found, key=lambda decision: decision.at_s)
 
 
 def _instant(value: object) -> datetime | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from loadtest.experiment import Observer, Where, run_experiment
+from loadtest.kinds import Closed
 from loadtest.options import RunOptions
 from loadtest.records import Record, write_csv
 from loadtest.report import render_html
@@ -20,7 +21,7 @@ from loadtest.results import RunResult
 from loadtest.schedule import PlannedRequest, Schedule, make_schedule
 from loadtest.scrape import Snapshot
 from loadtest.show import show_result, step_line
-from loadtest.spec import Closed, Scenario, Slo
+from loadtest.spec import Scenario, Slo
 from loadtest.sweep import Bounds, Hopeless, SweepResult, Trial, sweep
 from loadtest.watch import Watch
 from loadtest.worker import Progress

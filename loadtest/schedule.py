@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from loadtest.arrivals import arrival_times
 from loadtest.errors import ScenarioError
-from loadtest.spec import Choice, Closed, Constant, Distribution, LogNormal, Scenario, Trace, Uniform
+from loadtest.kinds import Choice, Closed, Constant, Distribution, LogNormal, Trace, Uniform
+from loadtest.spec import Scenario
 from loadtest.traces import MOONCAKE_BLOCK_TOKENS, TraceRequest, play_trace
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from loadtest.errors import ScenarioError
+from loadtest.kinds import ConstantRate, Gamma, Poisson
 from loadtest.measures import counts_for_slo, is_good, share_interval
 from loadtest.records import Outcome, Record
 from loadtest.results import Part, RunResult
-from loadtest.spec import ConstantRate, Gamma, Poisson, Scenario, Slo
+from loadtest.spec import Scenario, Slo
 from loadtest.worker import Progress
 
 MAX_REPEATS = 3

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.errors import ScenarioError
-from loadtest.spec import Trace
+from loadtest.kinds import Trace
 
 MOONCAKE_BLOCK_TOKENS = 512
 SERVEGEN_WINDOW_S = 600.0  # of a trace with a single window

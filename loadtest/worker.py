@@ -23,11 +23,12 @@ import httpx
 
 from loadtest.client import CONNECT_TIMEOUT_S, Client, Endpoint, Timeline
 from loadtest.histogram import Counts, GapHistogram
+from loadtest.kinds import Closed
 from loadtest.prompts import Prompts, Vocabulary
 from loadtest.records import Outcome, Record, RecordWriter
 from loadtest.runner import Runner
 from loadtest.schedule import FilePrompt, PlannedRequest, conversations
-from loadtest.spec import Closed, Scenario
+from loadtest.spec import Scenario
 from loadtest.transport import StreamTransport
 
 STOP = "stop"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from loadtest.arrivals import RateSpec
+from loadtest.kinds import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
 from loadtest.records import Outcome, Record
-from loadtest.spec import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
 
 _rates = st.floats(0.5, 50)
 _durations = st.floats(5, 100)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.arrivals import RateCurve, RateSpec, arrival_times, rate_curve, renewal_points
+from loadtest.kinds import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
 from loadtest.measures import gap_cv
-from loadtest.spec import Burst, ConstantRate, Gamma, Poisson, Ramp, Sinusoid, Step
 from tests.loadtest.strategies import rate_specs
 
 

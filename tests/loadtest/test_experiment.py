@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from loadtest.errors import TargetError
-from loadtest.experiment import Observer, Where, run_experiment
-from loadtest.records import Outcome, Record
-from loadtest.results import RunResult
-from loadtest.scenario import parse_scenario
-from loadtest.worker import Assignment, Progress, work
-from loadtest.workers import StartWorker, start_process
+from loadtest.workers import start_process
+from tests.loadtest.running import run
 from tests.loadtest.scripted import TEMPLATE_TOKENS, Reply, ScriptedServer, steady
 
 # Stated error of a measured time on a busy two-core machine: the scripted delay, plus at most this.
 ERROR_S = 0.1
 
 
-def _start_thread(connection: Connection, assignment: Assignment) -> threading.Thread:
-    """A worker in this process: quicker to start than a process of its own."""
-    thread = threading.Thread(target=work, args=(connection, assignment), daemon=True)
-    thread.start()
-    return thread
-
-
-async def _run(
-    server: ScriptedServer,
-    *,
-    num_workers: int = 1,
-    start_worker: StartWorker = _start_thread,
-    observer: Observer | None = None,
-    stop: asyncio.Event | None = None,
-    **scenario: Any,
-) -> tuple[RunResult, list[Record]]:
-    base: dict[str, Any] = {"arrivals": {"kind": "constant", "rate_rps": 40, "duration_s": 1}}
-    return await run_experiment(
-        parse_scenario({**base, **scenario}),
-        Where(url=server.url),
-        num_workers=num_workers,
-        observer=observer or Observer(),
-        stop=stop or asyncio.Event(),
-        start_worker=start_worker,
-    )
-
-
 async def test_measured_percentiles_are_the_scripted_ones() -> None:
     """TTFT, TPOT and E2E at p50 and p90 equal the script's within the stated error, and both sides count the same."""
     delays = [random.Random(number).uniform(0.05, 0.6) for number in range(40)]
     with ScriptedServer(lambda number: Reply(ttft_s=delays[number], gap_s=0.01)) as server:
-        result, _ = await _run(server, workload={"output_tokens": 5}, slo={"ttft_s": 5.0})
+        result, _ = await run(server, workload={"output_tokens": 5}, slo={"ttft_s": 5.0})
 
     latency = result.latency
     for quantile, level in ((latency.ttft_s.p50, 0.5), (latency.ttft_s.p90, 0.9)):
@@ -80,13 +44,13 @@ async def test_a_stall_is_seen_by_an_open_loop_and_hidden_by_a_closed_one() -> N
     and half of the run is slow; a closed loop waits with the server and sees one slow request in forty."""
     stall_start_s, stall_end_s = 0.5125, 1.5125  # between two arrivals
     with ScriptedServer(steady(Reply()), stall=(stall_start_s, stall_end_s)) as server:
-        opened, records = await _run(
+        opened, records = await run(
             server,
             workload={"output_tokens": 1},
             arrivals={"kind": "constant", "rate_rps": 40, "duration_s": 2},
         )
     with ScriptedServer(steady(Reply(ttft_s=0.02)), stall=(0.2, 1.2)) as server:
-        closed, _ = await _run(
+        closed, _ = await run(
             server,
             workload={"output_tokens": 1},
             arrivals={"kind": "closed", "concurrency": 1, "num_requests": 40},
@@ -104,49 +68,6 @@ async def test_a_stall_is_seen_by_an_open_loop_and_hidden_by_a_closed_one() -> N
     assert "closed loop" in closed.verdict
 
 
-async def test_a_tester_that_cannot_send_in_time_says_so() -> None:
-    """With two requests in flight at most, the others are dropped: the run is invalid, and they count as failures."""
-    with ScriptedServer(steady(Reply(ttft_s=1.0))) as server:
-        result, _ = await _run(server, limits={"max_in_flight": 2}, slo={"ttft_s": 2})
-
-    assert not result.validity.is_valid
-    assert "max_in_flight" in " ".join(result.validity.reasons)
-    assert result.verdict.startswith("INVALID RUN")
-    assert result.goodput is not None
-    assert not result.goodput.is_held
-
-
-async def test_faults_are_told_apart_and_do_not_spread() -> None:
-    """Cut, malformed, refused and failed requests are counted by kind; all others are complete."""
-    faults = {3: "cut", 7: "malformed", 11: "error_event", 15: "refuse", 16: "refuse", 20: "hang_up"}
-    script = {number: Reply(fault=fault, headers={"retry-after": "7"}) for number, fault in faults.items()}
-    with ScriptedServer(lambda number: script.get(number, Reply())) as server:
-        result, _ = await _run(server)
-
-    groups = {(group.outcome, group.status, group.code): group.count for group in result.errors}
-    assert groups == {
-        ("http", 429, "rate_limit_exceeded"): 2,
-        ("cut", 200, None): 1,
-        ("cut", None, None): 1,
-        ("malformed", 200, None): 1,
-        ("error_event", 200, "oom"): 1,
-    }
-    assert (result.counts.ok, result.counts.failed) == (34, 6)
-    assert (result.retries.advised, result.retries.advice_p50_s, result.retries.retried) == (2, 7.0, 0)
-
-
-async def test_retry_after_is_obeyed_and_its_worth_measured() -> None:
-    """Refused once with advice, each comes back no sooner, and is admitted."""
-    with ScriptedServer(
-        lambda number: Reply(fault="refuse", headers={"retry-after-ms": "150"}) if number < 10 else Reply()
-    ) as server:
-        result, records = await _run(server, limits={"max_retries": 3})
-
-    assert result.counts.ok == 40
-    assert result.retries.advised == result.retries.obeyed == result.retries.admitted > 0
-    assert all((record.ttft_s or 0) >= 0.15 for record in records if record.attempts > 1)
-
-
 async def test_the_number_of_workers_changes_nothing_that_is_sent() -> None:
     """One worker or two: the same schedule, the same bodies, each once."""
     bodies = []
@@ -154,7 +75,7 @@ async def test_the_number_of_workers_changes_nothing_that_is_sent() -> None:
     workload = {"prompt_tokens": {"kind": "uniform", "low": 5, "high": 40}, "output_tokens": 2}
     for num_workers in (1, 2):
         with ScriptedServer(steady(Reply())) as server:
-            result, records = await _run(server, num_workers=num_workers, start_worker=start_process, workload=workload)
+            result, records = await run(server, num_workers=num_workers, start_worker=start_process, workload=workload)
             bodies.append(sorted(seen.body["messages"][0]["content"] for seen in server.seen))
             hashes.append(result.schedule.sha256)
             assert [record.index for record in records] == list(range(40))
@@ -173,7 +94,7 @@ async def test_conversations_carry_their_history_and_share_prefixes() -> None:
         "conversation": {"turns": 3, "think_s": 0.01},
     }
     with ScriptedServer(lambda number: Reply(fault="cut" if number == 0 else None)) as server:
-        result, _ = await _run(server, workload=workload, arrivals={"kind": "constant", "rate_rps": 5, "duration_s": 2})
+        result, _ = await run(server, workload=workload, arrivals={"kind": "constant", "rate_rps": 5, "duration_s": 2})
         conversations = [seen.body["messages"] for seen in server.seen]
 
     assert (result.counts.planned, result.counts.ok, result.counts.failed, result.counts.skipped) == (30, 27, 1, 2)
@@ -184,56 +105,11 @@ async def test_conversations_carry_their_history_and_share_prefixes() -> None:
     assert len({" ".join(messages[0]["content"].split()[:10]) for messages in conversations}) == 1
 
 
-async def test_disconnects_are_planned_and_reconciled() -> None:
-    """A share of clients leaves in mid-stream: they are no failures, and the counts allow for what they cost."""
-    with ScriptedServer(steady(Reply(gap_s=0.02))) as server:
-        result, records = await _run(
-            server, workload={"output_tokens": 30, "disconnect": {"share": 0.5, "after_s": 0.3}}, slo={"ttft_s": 3}
-        )
-
-    assert result.counts.disconnected > 5
-    assert result.counts.failed == 0
-    assert result.goodput is not None
-    assert result.goodput.of == result.counts.ok
-    assert all(r.num_events < 30 for r in records if r.outcome is Outcome.DISCONNECTED)
-    assert [row.agrees for row in result.reconciliation] == [True, True, True]
-
-
-async def test_a_server_that_miscounts_is_found_out() -> None:
-    """Counters that do not match what the client received are reported as different."""
-    with ScriptedServer(steady(Reply())) as server:
-        server.counters["generation_tokens"] = 0
-
-        class Cheat(Observer):
-            def progress(self, worker: int, progress: Progress) -> None:
-                server.counters["generation_tokens"] += 1
-
-        result, _ = await _run(server, observer=Cheat())
-
-    agrees = {row.what: row.agrees for row in result.reconciliation}
-    assert agrees == {"requests": True, "prompt_tokens": True, "output_tokens": False}
-
-
-@pytest.mark.parametrize(("is_faithful", "equal"), [(True, 40), (False, 0)])
-async def test_answers_are_repeated_alone(is_faithful: bool, equal: int) -> None:
-    """With the same text every repetition is equal; with another, each is found and shown where it differs."""
-    with ScriptedServer(lambda number: Reply(text_suffix="" if is_faithful or number < 40 else "!")) as server:
-        result, _ = await _run(server, verify_share=1.0)
-
-    found = result.verification
-    assert found is not None
-    assert (found.checked, found.equal, found.failed) == (40, equal, 0)
-    if not is_faithful:
-        assert found.differences[0].alone.startswith(" 0!")
-    # The repetitions are not part of what is reconciled.
-    assert result.reconciliation[0].server == 40
-
-
 async def test_tenants_send_their_keys_and_are_measured_apart() -> None:
     """Each tenant's key is on its requests; the report has a row for each and no key."""
     tenants = [{"name": "a", "api_key": "key-a"}, {"name": "b", "api_key": "key-b"}]
     with ScriptedServer(steady(Reply())) as server:
-        result, _ = await _run(server, workload={"tenants": tenants, "output_tokens": 1})
+        result, _ = await run(server, workload={"tenants": tenants, "output_tokens": 1})
         keys = {seen.headers["authorization"] for seen in server.seen}
 
     assert keys == {"Bearer key-a", "Bearer key-b"}
@@ -242,35 +118,10 @@ async def test_tenants_send_their_keys_and_are_measured_apart() -> None:
     assert "key-a" not in result.model_dump_json()
 
 
-async def test_stopping_reports_what_there_is() -> None:
-    """A stop after the first answers ends an hour's run at once, marked partial, nothing lost and nothing invented."""
-    stop = asyncio.Event()
-
-    class StopSoon(Observer):
-        def progress(self, worker: int, progress: Progress) -> None:
-            if progress.sent >= 5:
-                stop.set()
-
-    with ScriptedServer(steady(Reply(ttft_s=0.01))) as server:
-        result, records = await _run(
-            server,
-            stop=stop,
-            observer=StopSoon(),
-            num_workers=2,
-            arrivals={"kind": "constant", "rate_rps": 20, "duration_s": 3000},
-        )
-
-    assert result.validity.is_partial
-    assert result.verdict.startswith("PARTIAL")
-    assert 5 <= result.counts.ok <= len(records) < 1000
-    assert result.counts.planned == 60_000
-    assert result.counts.unfinished == 60_000 - len(records) + sum(r.outcome is Outcome.UNFINISHED for r in records)
-
-
 async def test_warm_up_is_sent_but_not_measured() -> None:
     """Requests of the first half second are slow, and not in the numbers."""
     with ScriptedServer(lambda number: Reply(ttft_s=0.5 if number < 8 else 0.0)) as server:
-        result, records = await _run(server, warmup_s=0.6)
+        result, records = await run(server, warmup_s=0.6)
 
     assert len(records) == 40
     assert result.counts.planned < 32
@@ -284,7 +135,7 @@ async def test_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "one two three"}\n{"turns": ["four five", "six"]}\n')
     with ScriptedServer(steady(Reply())) as server:
-        result, records = await _run(server, workload={"prompts_file": str(path)})
+        result, records = await run(server, workload={"prompts_file": str(path)})
         sent = {seen.body["messages"][0]["content"] for seen in server.seen}
 
     assert sent == {"one two three", "four five"}
@@ -295,17 +146,7 @@ async def test_prompts_from_a_file(tmp_path: Path) -> None:
 async def test_fleet_decisions_and_replicas_are_in_the_result() -> None:
     """What the server says of its replicas is sampled during the run, and its decisions are on the run's timeline."""
     with ScriptedServer(steady(Reply()), extras={"/fleet/decisions": [{"at": 0, "reason": "long ago"}]}) as server:
-        result, _ = await _run(server)
+        result, _ = await run(server)
 
     assert {interval.replicas for interval in result.intervals} - {None} == {2.0}
     assert result.decisions == []
-
-
-async def test_no_server_is_refused_before_anything_starts() -> None:
-    """Nothing listening: one sentence."""
-    with ScriptedServer(steady(Reply())) as server:
-        url = server.url
-    scenario = parse_scenario({"arrivals": {"kind": "constant", "rate_rps": 1, "duration_s": 1}})
-
-    with pytest.raises(TargetError, match="Is it started"):
-        await run_experiment(scenario, Where(url=url), num_workers=1, observer=Observer(), stop=asyncio.Event())

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.errors import ScenarioError
+from loadtest.kinds import Choice, Constant, Distribution, LogNormal, Uniform
 from loadtest.scenario import parse_scenario
 from loadtest.schedule import conversations, make_schedule, sample
-from loadtest.spec import Choice, Constant, Distribution, LogNormal, Scenario, Uniform
+from loadtest.spec import Scenario
 
 
 def _scenario(**changes: Any) -> Scenario:

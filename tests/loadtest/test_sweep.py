@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.errors import ScenarioError
+from loadtest.kinds import ConstantRate
 from loadtest.records import Outcome, Record
 from loadtest.scenario import parse_scenario
-from loadtest.spec import ConstantRate, Scenario, Slo
+from loadtest.spec import Scenario, Slo
 from loadtest.sweep import Bounds, Hopeless, Step, SweepResult, Trial, at_rate, conclude, decide, next_rate, sweep
 from loadtest.worker import Progress
 from tests.loadtest.fabricate import fabricate

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.spec import Trace
+from loadtest.kinds import Trace
 from loadtest.traces import TraceRequest, play_trace, read_trace
 
 AZURE_2023 = """TIMESTAMP,ContextTokens,GeneratedTokens
