@@ -20,8 +20,8 @@ from service.errors import HeadcountError
 console = Console(stderr=True, highlight=False)
 
 # How long an idle compute thread spins before it sleeps, for the OpenMP runtime that PyTorch brings; read when torch is
-# imported, here or in a replica that Ray starts. The runtime's default burns the core that the HTTP side, or a neighbour
-# on the machine, needs: decode was 8 times slower then (docs/decisions/0004-threads-that-sleep.md).
+# imported, here or in a replica that Ray starts. The default burns the core that the HTTP side, or a neighbour, then
+# needs: decode was 8 times slower (docs/decisions/0004-threads-that-sleep.md).
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
 SPIN_COUNT = "1000"
 

@@ -1,4 +1,4 @@
-"""Fixtures every tier shares. Tests get the default model from the cache that `make setup` fills, or skip with the reason."""
+"""Fixtures every tier shares. Tests get the default model from the cache that `make model` fills, or skip and say so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported: several tiers of small models run faster on one thread each than on two that wait for another.
+# Before torch is imported: small models run faster on one thread than on two that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEFAULT_MODEL_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

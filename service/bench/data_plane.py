@@ -1,0 +1,89 @@
+"""CPU time per streamed token of each process on the way, with either data plane. Linux.
+
+    python -m service.bench.data_plane
+
+Starts the service with the synthetic runner (a token every 20 ms, no arithmetic), holds 16 streams open, and reads what
+each process used from /proc. The replica's figure includes the synthetic engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+NUM_STREAMS = 16
+NUM_TOKENS = 300
+COST = json.dumps({"base_s": 0.02})
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    for plane in ("haproxy", "serve"):
+        port = _free_port()
+        command = [sys.executable, "-m", "service.cli", "serve", "--runner", "synthetic", "--synthetic-cost", COST]
+        command += ["--port", str(port), "--data-plane", plane]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+        try:
+            assert server.stdout is not None
+            next(line for line in server.stdout if line.startswith("Ready"))
+            asyncio.run(_stream_all(port, num_tokens=5))
+            before = _cpu_seconds()
+            num_tokens = asyncio.run(_stream_all(port, NUM_TOKENS))
+            used = {name: seconds - before.get(name, 0.0) for name, seconds in _cpu_seconds().items()}
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
+        micros = {name: seconds / num_tokens * 1e6 for name, seconds in used.items()}
+        shown = ", ".join(f"{name} {value:.0f}" for name, value in sorted(micros.items()) if value >= 1)
+        print(f"{plane}: {sum(micros.values()):.0f} us of CPU per token over {num_tokens} tokens ({shown})")  # noqa: T201
+
+
+async def _stream_all(port: int, num_tokens: int) -> int:
+    """The number of tokens that all streams together brought."""
+    return sum(await asyncio.gather(*[_stream(port, num_tokens) for _ in range(NUM_STREAMS)]))
+
+
+async def _stream(port: int, num_tokens: int) -> int:
+    body = json.dumps({"prompt": "x", "max_tokens": num_tokens, "ignore_eos": True, "stream": True})
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    answer = await reader.read()
+    writer.close()
+    assert b"[DONE]" in answer, answer[:500]
+    return num_tokens
+
+
+def _cpu_seconds() -> dict[str, float]:
+    """User and system time so far of the processes on the way, by name."""
+    seconds: dict[str, float] = defaultdict(float)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_text().split("\0")[0]
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for name, mark in (("replica", "ServeReplica"), ("proxy", "ProxyActor"), ("haproxy", "bin/haproxy")):
+            if mark in command:
+                seconds[name] += (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return seconds
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()
