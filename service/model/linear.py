@@ -14,7 +14,7 @@ import ctypes
 import logging
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,14 +45,14 @@ class Linear:
         self.weight = weight
         if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_FOR_ROWS)  # noqa: SLF001
+            self._multiply: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.is_packed:
             return functional.linear(x, self.weight, self.bias)
-        rows = x if x.shape[0] > 1 else x.expand(2, -1).contiguous()
-        pointwise = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
-        y: Tensor = pointwise(rows, self.weight, self.bias, "none", [], "")
-        return y[: x.shape[0]]
+        if x.shape[0] == 1:
+            return self._multiply(x.expand(2, -1).contiguous(), self.weight, self.bias, "none", [], "")[:1]
+        return self._multiply(x, self.weight, self.bias, "none", [], "")
 
 
 @contextmanager
