@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from service.errors import ModelError, UnsupportedModelError
+from service.gguf_header import ArrayField
 from service.model.architecture import LinearScaling, ModelConfig, RopeConfig, RopeScaling, YarnScaling
 from service.model.fields import Fields
-from service.model.gguf_file import ArrayField
 from service.model.hf_config import yarn_attention_factor
 
 ARCHITECTURES: Mapping[str, str] = {

@@ -14,8 +14,8 @@ from service.model.weights import Checkpoint
 def open_gguf(path: Path) -> Checkpoint:
     """Raises UnsupportedModelError or ModelError, saying which field or tensor is at fault."""
     file = GGUFFile(path)
-    config = config_from_gguf(file.fields, file.names())
-    names = gguf_names(config, is_interleaved=file.fields["general.architecture"] == "llama")
+    config = config_from_gguf(file.metadata, file.names())
+    names = gguf_names(config, is_interleaved=file.metadata["general.architecture"] == "llama")
     checkpoint = Checkpoint(config=config, source=file, recipe=build_recipe(config, names), files=(path,))
     checkpoint.check(ignorable=())
     return checkpoint

@@ -17,13 +17,14 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from service.errors import ModelError, UnsupportedModelError
+from service.gguf_header import Metadata, map_gguf, read_header
 from service.text.chat_template import ChatTemplate
-from service.text.gguf_metadata import Metadata, read_metadata
 from service.text.parts import TokenizerParts
 from service.text.vocabulary import SPACE_MARK
 
 T = TypeVar("T")
 
+_ARRAYS = frozenset(f"tokenizer.ggml.{key}" for key in ("tokens", "token_type", "merges", "scores"))
 # Tokens that end a turn. Files made for plain text completion name only the end of a text as `eos_token_id`.
 _END_OF_TURN = frozenset({"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>"})
 
@@ -66,7 +67,7 @@ _WORD_SPLITTINGS = {
 
 def read_gguf_tokenizer(path: Path) -> TokenizerParts:
     """Raises ModelError (no such file, no sound tokenizer in it), or UnsupportedModelError naming what is missing."""
-    metadata = _TokenizerMetadata(read_metadata(path))
+    metadata = _TokenizerMetadata(read_header(map_gguf(path), path, arrays=_ARRAYS).metadata)
     try:
         return _read_parts(metadata)
     except ModelError:
