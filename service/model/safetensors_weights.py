@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from service.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from service.json_object import read_json_object
 from service.model.hf_config import config_from_hf
 from service.model.recipe import TensorNames, build_recipe
 from service.model.weights import Checkpoint
@@ -61,7 +61,7 @@ def gpt2_names(prefix: str) -> TensorNames:
 
 def open_directory(directory: Path) -> Checkpoint:
     """Raises ModelNotFoundError, UnsupportedModelError or ModelError, saying which file or tensor is at fault."""
-    config = config_from_hf(_read_json(directory / "config.json"))
+    config = config_from_hf(read_json_object(directory / "config.json"))
     source = SafetensorsSource(directory)
     names = source.names()
     if config.architecture == "GPT2LMHeadModel":
@@ -118,7 +118,7 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
                 " convert them to safetensors."
             )
         raise ModelNotFoundError(f"{directory} has neither {WHOLE} nor {INDEX}.")
-    shards = _read_json(directory / INDEX).get("weight_map")
+    shards = read_json_object(directory / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise ModelError(f"{directory / INDEX} has no weight_map from tensor names to file names.")
     names = sorted(set(shards.values()))
@@ -128,15 +128,3 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         if not (directory / name).is_file():
             raise ModelNotFoundError(f"{directory} lacks {name}, which {INDEX} names; the download is incomplete.")
     return tuple(directory / name for name in names)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path.parent} has no {path.name}, so it is no Hugging Face model.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
-    return content

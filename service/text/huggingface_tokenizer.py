@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
 from service.errors import ModelError, ModelNotFoundError
+from service.json_object import read_json_object
 from service.text.chat_template import ChatTemplate
 from service.text.parts import TokenizerParts
 
@@ -37,22 +37,7 @@ def read_huggingface_tokenizer(directory: Path) -> TokenizerParts:
 
 def _read_json(file: Path) -> dict[str, object]:
     """The object in `file`; empty when there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(_read_text(file))
-    except ValueError as error:
-        raise ModelError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} must hold a JSON object.")
-    return content
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} cannot be read: {error}.") from error
+    return read_json_object(file) if file.is_file() else {}
 
 
 def _token_content(token: object) -> str | None:
@@ -76,7 +61,10 @@ def _chat_template_source(directory: Path, config: dict[str, object]) -> str | N
     """`chat_template.jinja`, else the configuration's template, or the one named `default` where it lists several."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return _read_text(file)
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{file} cannot be read: {error}.") from error
     template = config.get("chat_template")
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]

@@ -108,6 +108,7 @@ def test_a_prompt_is_never_cut_or_padded(write_model: WriteModel) -> None:
         ("tokenizer.json", "{}", ModelError),
         ("tokenizer_config.json", "{", ModelError),
         ("config.json", "[]", ModelError),
+        pytest.param("config.json", "[" * 100_000, ModelError, id="nested too deep"),
         ("chat_template.jinja", b"\xff", ModelError),
     ],
 )
