@@ -38,9 +38,9 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._vocabulary = read_vocabulary(parts.backend)
-        self._special = self._vocabulary.special | parts.eos_token_ids
+        special = self._vocabulary.special | parts.eos_token_ids
         self._visible_pieces = tuple(
-            b"" if token_id in self._special else piece for token_id, piece in enumerate(self._vocabulary.pieces)
+            b"" if token_id in special else piece for token_id, piece in enumerate(self._vocabulary.pieces)
         )
         self.vocab_size = len(self._vocabulary.pieces)
         self.bos_token_id: int | None = parts.bos_token_id
@@ -88,6 +88,3 @@ class Tokenizer:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-    def is_special(self, token_id: int) -> bool:
-        return token_id in self._special

@@ -172,7 +172,8 @@ def test_end_tokens_are_special_even_where_the_vocabulary_does_not_say_so() -> N
     newline = BYTE_LEVEL.encode("\n")[0]
     tokenizer = Tokenizer(TokenizerParts(backend=BYTE_LEVEL._backend, eos_token_ids=frozenset({newline})))
 
-    assert tokenizer.is_special(newline)
+    assert tokenizer.token_bytes(newline) == b""
+    assert tokenizer.token_bytes(newline, skip_special_tokens=False) == b"\n"
     assert tokenizer.decode(tokenizer.encode("a\n")) == "a"
     assert tokenizer.decode(tokenizer.encode("a\n"), skip_special_tokens=False) == "a\n"
 
