@@ -7,9 +7,7 @@ from collections.abc import Mapping
 
 from service.errors import ModelError
 
-MAX_INTEGER = (
-    1 << 24
-)  # no size in a model's description is larger; keeps a hostile file from asking for absurd allocations
+MAX_INTEGER = 1 << 24  # more than any true size: a hostile file may not ask for absurd allocations
 
 
 class Fields:

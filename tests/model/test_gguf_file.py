@@ -51,9 +51,8 @@ def test_tensors_are_read(tmp_path: Path) -> None:
 def test_k_quants_are_dequantised(kind: Q, tmp_path: Path) -> None:
     """Blocks of 256 values come back in their rows, with the values the gguf package gives them."""
     _, block_bytes = GGML_QUANT_SIZES[kind]
-    blocks = (
-        np.random.default_rng(0).integers(0, 60, (3, 2 * block_bytes)).astype(np.uint8)
-    )  # small: scales stay finite
+    # Small numbers, so that scales stay finite.
+    blocks = np.random.default_rng(0).integers(0, 60, (3, 2 * block_bytes)).astype(np.uint8)
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("before", np.zeros(5, np.float32))
     writer.add_tensor("matrix", blocks, raw_dtype=kind)
