@@ -21,7 +21,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # an end-of-sequence or stop token, or a stop string
     LENGTH = "length"  # max_tokens or the model's context is used up
-    ABORT = "abort"  # the client went away or asked for it
+    ABORT = "abort"  # the client went away or asked for it, or the server shut down first
     ERROR = "error"  # the engine could not go on with this sequence; `TokenEvent.error` says why
 
 

@@ -19,7 +19,7 @@ from service.engine.core import EngineCore
 from service.engine.live_requests import LiveRequests
 from service.engine.stream import RequestStream, push_all
 from service.errors import ConfigError, UnavailableError
-from service.types import GenerateRequest, StepStats, TokenEvent
+from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +112,13 @@ class EngineBackend:
     async def drain(self, timeout_s: float) -> bool:
         """Admit nothing more, finish what is accepted, then stop; whether all of it finished within `timeout_s`.
 
-        What did not finish ends with an error.
+        What did not finish is aborted, and its reader told.
         """
         self._refuse("The server is draining: it finishes what it has and accepts nothing new.")
         return await asyncio.to_thread(self._drain, timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Stop after the present step, or without it after `timeout_s`. Unfinished requests end with an error."""
+        """Stop after the present step, or without it after `timeout_s`. Unfinished requests are aborted."""
         self._refuse("The server is shutting down.")
         with self._changed:
             self._is_stopping = True
@@ -127,7 +127,7 @@ class EngineBackend:
             self._thread.join(timeout_s)
         if self._thread.is_alive():
             logger.error("the engine is stuck in a step and was left behind")
-        self._fail_live("The server is shutting down.")
+        self._end_live(FinishReason.ABORT, "The server is shutting down.")
 
     def _command(self, command: Callable[[], None]) -> None:
         """Have the engine thread run `command` before its next step."""
@@ -159,7 +159,7 @@ class EngineBackend:
             logger.exception("the engine has failed")
             with self._changed:
                 self._failure = self._refusal = "The engine has failed; this server must be restarted."
-            self._fail_live(self._failure)
+            self._end_live(FinishReason.ERROR, self._failure)
 
     def _take_commands(self) -> bool:
         """Wait for something to do and run the commands; False when it is time to stop."""
@@ -210,10 +210,10 @@ class EngineBackend:
                 logger.exception("the observer of engine steps failed; its figures are wrong from here on")
             self._is_observer_broken = True
 
-    def _fail_live(self, error: str) -> None:
+    def _end_live(self, reason: FinishReason, error: str) -> None:
         """Nothing more comes from the core: end every stream that still waits for something."""
         with self._changed:
             streams = self._live.clear()
             self._changed.notify_all()
         for stream in streams:
-            self._call(stream.loop, partial(stream.fail, error), [])
+            self._call(stream.loop, partial(stream.end, reason, error), [])

@@ -33,12 +33,10 @@ class RequestStream:
         self._unread.setdefault(event.index, []).append(event)
         self._changed.set()
 
-    def fail(self, error: str) -> None:
-        """End every unfinished sequence with `error`."""
+    def end(self, reason: FinishReason, error: str) -> None:
+        """End every unfinished sequence for `reason`; `error` says more."""
         for index in sorted(self._unfinished):
-            self.push(
-                TokenEvent(request_id=self.request_id, index=index, finish_reason=FinishReason.ERROR, error=error)
-            )
+            self.push(TokenEvent(request_id=self.request_id, index=index, finish_reason=reason, error=error))
 
     def __aiter__(self) -> RequestStream:
         return self

@@ -61,8 +61,12 @@ class Replica:
         if not health.alive:
             raise EngineError(health.reason)
 
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests (503) and finish what is accepted; what takes longer than `timeout_s` is aborted."""
+        await self._backend.drain(timeout_s)
+
     def __del__(self) -> None:
-        """Called by Serve after the drain."""
+        """Called by Serve when no request is left."""
         if hasattr(self, "_backend"):
             self._backend.close()
 

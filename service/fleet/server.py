@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import httpx
 
@@ -22,6 +23,8 @@ from service.fleet.environment import apply, ray_environment, state_directory
 
 PROBE_PERIOD_S = 0.2
 PROBE_TIMEOUT_S = 5.0
+# A replica needs a moment beyond its drain, to end what did not finish.
+DRAIN_MARGIN_S = 10.0
 
 
 def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Callable[[], None]) -> None:
@@ -74,6 +77,7 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
 
     from service.fleet.application import NAME, application  # noqa: PLC0415
 
+    deployment: Any = None  # a handle, once it runs
     try:
         say("Starting Ray …")
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1")
@@ -82,19 +86,30 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
         say(f"Starting {settings.num_replicas} replica(s) of {settings.model} …")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port, "location": "HeadOnly"})
-        serve.run(application(settings), name=NAME, route_prefix="/")
+        deployment = serve.run(application(settings), name=NAME, route_prefix="/")
         _await_ready(settings)
         on_ready()
         threading.Event().wait()
     except KeyboardInterrupt:
         say(f"Draining: what is running has {settings.drain_timeout_s:g} s to finish; interrupt again to cut it short.")
         with suppress(KeyboardInterrupt):
+            if deployment is not None:
+                _drain(deployment, settings.drain_timeout_s)
             serve.delete(NAME)
         say("Stopped.")
     except RuntimeError as error:
         raise StartupError(f"The service did not start: {error}") from error
     finally:
         _shut_down(ray.shutdown)
+
+
+def _drain(deployment: Any, timeout_s: float) -> None:
+    """Have every replica finish what it has and refuse what is new.
+
+    Left to itself, Serve takes the route away first (404 for who comes now) or keeps sending new requests.
+    """
+    with suppress(Exception):  # of a replica that dies or hangs: Serve ends it next
+        deployment.broadcast("drain", timeout_s).results(timeout_s=timeout_s + DRAIN_MARGIN_S, return_exceptions=True)
 
 
 def _shut_down(*steps: Callable[[], None]) -> None:

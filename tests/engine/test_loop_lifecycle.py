@@ -33,7 +33,7 @@ class TestDrain:
         assert (health.alive, health.ready) == (True, False)
         assert [tokens(events) for events in results] == [expected_output((i,), 5) for i in range(4)]
 
-    async def test_what_does_not_finish_in_time_ends_with_an_error(self) -> None:
+    async def test_what_does_not_finish_in_time_is_aborted(self) -> None:
         """The reader is told, and the drain says that it was cut short."""
         runner = GatedRunner()
         async with serving(runner) as backend:
@@ -46,7 +46,7 @@ class TestDrain:
             runner.free_run()
 
             assert not await draining
-        assert last.finish_reason is FinishReason.ERROR
+        assert last.finish_reason is FinishReason.ABORT
         assert last.error == "The server is shutting down."
 
     async def test_an_idle_engine_drains_at_once(self) -> None:
@@ -63,7 +63,7 @@ class TestDrain:
             await runner.wait_until_entered()
             await asyncio.to_thread(backend.close, 0.0)
 
-            assert [event.finish_reason for event in await read(stream)] == [FinishReason.ERROR]
+            assert [event.finish_reason for event in await read(stream)] == [FinishReason.ABORT]
 
 
 class TestHealth:

@@ -54,7 +54,7 @@ async def test_what_comes_after_the_end_is_ignored() -> None:
     mine = stream([])
     mine.push(event(1, finish_reason=FinishReason.STOP))
     mine.push(event(2))
-    mine.fail("too late")
+    mine.end(FinishReason.ERROR, "too late")
 
     assert [each.token_ids async for each in mine] == [(1,)]
 
@@ -63,7 +63,7 @@ async def test_failure_ends_what_is_unfinished() -> None:
     """One error event for each sequence that has not ended."""
     mine = stream([], n=3)
     mine.push(event(1, index=1, finish_reason=FinishReason.STOP))
-    mine.fail("the engine is gone")
+    mine.end(FinishReason.ERROR, "the engine is gone")
 
     ends = {each.index: (each.finish_reason, each.error) async for each in mine}
 

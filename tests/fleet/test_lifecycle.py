@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.config import Settings
@@ -21,23 +22,37 @@ COST = '{"base_s": 0.02}'
 
 
 @pytest.mark.cluster
-def test_sigterm_finishes_what_runs_and_leaves_nothing_behind() -> None:
-    """A stream that runs when SIGTERM comes ends as it should; afterwards no process and no file is left."""
-    with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", "serve") as server:
+@pytest.mark.parametrize("data_plane", ["serve", "haproxy"])
+def test_sigterm_finishes_what_runs_and_leaves_nothing_behind(data_plane: str) -> None:
+    """A stream that runs when SIGTERM comes ends as it should, and who comes now is told to come back; afterwards no
+    process and no file is left.
+    """
+    with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", data_plane) as server:
         pids = descendants(server.process.pid)
-        body = {"prompt": "abc", "max_tokens": 100, "stream": True, "stream_options": {"include_usage": True}}
+        body = {"prompt": "abc", "max_tokens": 200, "stream": True, "stream_options": {"include_usage": True}}
         with server.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()
             assert next(lines).startswith("data: ")
             server.process.send_signal(signal.SIGTERM)
+            refused = first_refusal(server)
             rest = [line for line in lines if line]
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
         assert rest[-1] == "data: [DONE]"
-        assert '"completion_tokens":100' in rest[-2]
+        assert '"completion_tokens":200' in rest[-2]
         assert server.stop() == 0
     assert "Stopped." in server.output
     assert "Traceback" not in server.output
     assert [pid for pid in pids if is_alive(pid)] == []
     assert not state_directory(server.port).exists()
+
+
+def first_refusal(server: ServerProcess) -> httpx.Response:
+    """The first answer other than 200 to requests that come one after the other."""
+    with server.client() as client:
+        while True:
+            response = client.post("/v1/completions", json={"prompt": "abc", "max_tokens": 1})
+            if response.status_code != 200:
+                return response
 
 
 def start_and_fail(*arguments: str, environment: dict[str, str] | None = None) -> str:
