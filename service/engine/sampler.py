@@ -72,12 +72,22 @@ def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 def token_logprob(row: Tensor, token_id: int, num_top: int) -> TokenLogprob:
     """Natural-log probability of `token_id` under the raw logits `row` [V], and the `num_top` most likely tokens."""
     logprobs = row.log_softmax(-1)
-    values, token_ids = logprobs.topk(min(num_top, len(row)))
     return TokenLogprob(
         token_id,
         max(MIN_LOGPROB, logprobs[token_id].item()),
-        tuple((top, max(MIN_LOGPROB, value)) for top, value in zip(token_ids.tolist(), values.tolist(), strict=True)),
+        tuple((top, max(MIN_LOGPROB, logprobs[top].item())) for top in _most_likely(row, num_top)),
     )
+
+
+def _most_likely(row: Tensor, count: int) -> list[int]:
+    """The `count` tokens with the largest logits, best first; of equals the lowest id, as in `argmax` (not in topk)."""
+    if count == 0:
+        return []
+    floor = row.topk(min(count, len(row))).values[-1]
+    token_ids = (row >= floor).nonzero()[:, 0]
+    order = row[token_ids].sort(descending=True, stable=True).indices
+    best: list[int] = token_ids[order[:count]].tolist()
+    return best
 
 
 def uniform(seed: int, num_output_tokens: int) -> float:

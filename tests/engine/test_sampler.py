@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sampler import argmax, sample, token_logprob
@@ -225,6 +226,17 @@ class TestLogprobs:
     def test_as_many_alternatives_as_asked_for(self, asked: int, expected: int) -> None:
         """No more than there are tokens."""
         assert len(token_logprob(row(0.0, 1.0, 2.0), 0, asked).top) == expected
+
+    @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=600), st.integers(0, 20))
+    def test_of_equals_the_first_is_on_top(self, values: list[float], asked: int) -> None:
+        """Alternatives come in the order of the greedy choice, so that a greedy token is always its own first one."""
+        logits = row(*values)
+        best_first = sorted(range(len(values)), key=lambda token_id: -values[token_id])
+
+        scored = token_logprob(logits, 0, asked)
+
+        assert [token_id for token_id, _ in scored.top] == best_first[:asked]
+        assert int(argmax(logits[None])[1]) == best_first[0]
 
     def test_minus_infinity_is_reported_as_a_number(self) -> None:
         """JSON has no infinity."""
