@@ -1,0 +1,202 @@
+"""How many replicas there should be: a pure function of what is seen, what is wanted and what is remembered.
+
+    need     replicas that serve the recent work in time, bursts included, as it will be one cold start from now
+    backlog  replicas that a queue which is already too long deserves
+    held     replicas that are not needed now and still cost less than their absence would
+
+The largest of the three, within bounds. What is not known holds the fleet where it is: it may grow, never shrink.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+from service.autoscaling.backlog import Backlog
+from service.autoscaling.config import AutoscalingConfig
+from service.autoscaling.cost_model import Capacity, capacity
+from service.autoscaling.forecast import Arrivals
+from service.autoscaling.holds import Holds, Prices, Spell
+from service.autoscaling.ledger import Observed, read
+from service.autoscaling.memory import Memory
+from service.autoscaling.reason import Terms, explain
+from service.autoscaling.signals import Snapshot
+
+_RHO = 0.9  # share of its capacity that a replica is planned for: routers are not perfect
+_QUEUE_RHO = 0.95  # the same where only queues count, which routing evens out better
+_WARM_UP_S = 60.0  # of watching before the fleet may shrink
+_TREND_LAG_S = 5.0  # by which a measured slope lags
+_LOST_AFTER = 3.0  # cold starts that a replica may take before another is started for it
+_START_QUANTILE = 0.7  # of measured cold starts: what to reckon with
+_BACKLOG_WINDOW_S = 10
+_WORK_WINDOW_S = 60
+_PRIOR_WINDOW_S = 180
+_NEGLIGIBLE = 1e-3  # replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`desired` replicas, starting ones included and draining ones not; `terms` are the numbers that led there (see
+    `Terms`, plus `load_with_one_less`)."""
+
+    desired: int
+    reason: str
+    terms: dict[str, float]
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class _Situation:
+    """What one decision looks at: given, and worked out once."""
+
+    at: float
+    observed: Observed
+    memory: Memory  # with the demand up to now
+    capacity: Capacity
+    cold_start_s: float
+    config: AutoscalingConfig
+
+    @property
+    def num_asked(self) -> int:
+        return len(self.observed.ready) + len(self.observed.starting)
+
+    @property
+    def slack_s(self) -> float:
+        return self.config.slo.ttft_s
+
+    @property
+    def backlog(self) -> Backlog:
+        demand, hit_share = self.memory.demand, self.memory.mixture.hit_share
+        return Backlog(
+            queued=self.observed.num_prefill_left * (1.0 - hit_share) * self.capacity.prefill_s_per_token,
+            work=demand.mean_work(_BACKLOG_WINDOW_S),
+            arrivals=demand.mean_requests(_BACKLOG_WINDOW_S),
+            slack_s=self.slack_s,
+        )
+
+    def ages_s(self) -> list[float]:
+        """Of the starting replicas, the oldest first."""
+        return sorted((max(0.0, self.at - replica.since) for replica in self.observed.starting), reverse=True)
+
+
+def decide(snapshot: Snapshot, config: AutoscalingConfig, memory: Memory) -> Decision:
+    """The law. Deterministic; never raises, whatever the numbers in `snapshot`.
+
+    Call it about once a second with the memory of the last call (`Memory.fresh(config)` at first).
+    """
+    observed, ledger = read(snapshot, memory.ledger)
+    carried = capacity(memory.fit.cost, memory.mixture.mix, config.slo, snapshot.limits)
+    cold_start_s = _cold_start_s(snapshot.start_times_s, config)
+    at = snapshot.at if math.isfinite(snapshot.at) else memory.ledger.at or 0.0
+    watched = replace(memory, ledger=ledger, watched_s=0.0)
+    if observed.dt is not None:
+        watched = _watch(watched, memory.watched_s + observed.dt, observed, carried, cold_start_s)
+    situation = _Situation(at, observed, watched, carried, cold_start_s, config)
+    need = _need(situation)
+    holds = _hold(situation, need)
+    terms = _terms(situation, need, holds)
+    # What this second taught about costs and mixes serves the next one: within a decision more load is never less work.
+    learned = replace(
+        watched, holds=holds, fit=watched.fit.update(observed.steps), mixture=watched.mixture.observe(observed)
+    )
+    numbers = {key: float(value) for key, value in asdict(terms).items()}
+    numbers["load_with_one_less"] = terms.load_with_one_less
+    return Decision(terms.desired, explain(terms, config), numbers, learned)
+
+
+def _cold_start_s(start_times_s: tuple[float, ...], config: AutoscalingConfig) -> float:
+    known = sorted(time for time in start_times_s if math.isfinite(time) and time >= 0.0)
+    return max(1.0, known[int(_START_QUANTILE * len(known))] if known else config.cold_start_prior_s)
+
+
+def _watch(memory: Memory, watched_s: float, observed: Observed, carried: Capacity, cold_start_s: float) -> Memory:
+    """The demand, one snapshot on."""
+    assert observed.dt is not None
+    num_uncached = observed.num_prompt_tokens * (1.0 - memory.mixture.hit_share)
+    demand = memory.demand.observe(Arrivals(observed.dt, observed.num_requests, num_uncached), carried, cold_start_s)
+    return replace(memory, demand=demand, watched_s=watched_s, trend=demand.trend(2.0 * cold_start_s))
+
+
+def _need(situation: _Situation) -> float:
+    """Replicas for what came in lately. Outputs that grow longer show first in how many sequences run; a queue makes
+    them run as well, so that they count only while there is none."""
+    observed, demand = situation.observed, situation.memory.demand
+    need = demand.need(situation.slack_s)
+    if not situation.backlog.is_late(len(observed.ready)):
+        need = max(need, observed.num_running / situation.capacity.batch)
+    if observed.num_held or observed.num_running:
+        need = max(need, 2 * _NEGLIGIBLE)
+    return need / _RHO
+
+
+def _hold(situation: _Situation, need: float) -> Holds:
+    """The books of the levels, one snapshot on."""
+    observed, memory, config = situation.observed, situation.memory, situation.config
+    holds = memory.holds
+    if holds.watched_s == 0.0:
+        holds = Holds.fresh(config.max_replicas, situation.num_asked, situation.cold_start_s)
+    if observed.dt is None:
+        return holds
+    spell = Spell(need - _NEGLIGIBLE, memory.demand.last_work / _QUEUE_RHO, memory.demand.last_requests, observed.dt)
+    return holds.observe(spell, Prices(situation.cold_start_s, situation.slack_s, config.replica_s_per_miss))
+
+
+def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
+    observed, memory, config = situation.observed, situation.memory, situation.config
+    cold_start_s, demand, cost = situation.cold_start_s, memory.demand, memory.fit.cost
+    growth = memory.trend * (cold_start_s + _TREND_LAG_S) / _RHO
+    # A level that was never priced is worth what would arrive, and miss, in one cold start.
+    prior_s = config.replica_s_per_miss * demand.mean_requests(_PRIOR_WINDOW_S) * cold_start_s
+    held = holds.num_held(prior_s, cold_start_s)
+    backlog, drained_s = _backlog(situation, need)
+    is_warming_up = memory.watched_s < _WARM_UP_S
+    wanted = max(math.ceil(need + growth - _NEGLIGIBLE), backlog, held)
+    num_lost = sum(age_s > _LOST_AFTER * cold_start_s for age_s in situation.ages_s())
+    is_down_forbidden = is_warming_up or observed.num_unknown > 0
+    if is_down_forbidden:
+        wanted = max(wanted, situation.num_asked - num_lost)
+    mix = memory.mixture.mix
+    return Terms(
+        num_ready=len(observed.ready),
+        num_starting=len(observed.starting),
+        desired=max(config.min_replicas, min(config.max_replicas, wanted + num_lost)),
+        work=demand.mean_work(_WORK_WINDOW_S),
+        need=need,
+        growth=growth,
+        backlog=backlog,
+        queue_s=situation.backlog.queued / max(1, len(observed.ready)),
+        drained_s=drained_s,
+        held=held,
+        held_idle_s=holds.idle_of(held),
+        held_for_s=holds.hold_of(held, prior_s, cold_start_s),
+        held_price=holds.price_of(held),
+        num_lost=num_lost,
+        num_unknown=observed.num_unknown,
+        is_warming_up=is_warming_up,
+        is_down_forbidden=is_down_forbidden,
+        cold_start_s=cold_start_s,
+        requests_per_s=demand.last_requests,
+        prompt_tokens_per_request=mix.num_prompt_tokens,
+        output_tokens_per_request=mix.num_output_tokens,
+        hit_share=memory.mixture.hit_share,
+        work_s_per_request=situation.capacity.work_s,
+        step_base_s=cost.base_s,
+        step_s_per_sequence=cost.per_sequence_s,
+        step_s_per_prefill_token=cost.per_prefill_token_s,
+        step_s_per_context_token=cost.per_context_token_s,
+        batch=situation.capacity.batch,
+    )
+
+
+def _backlog(situation: _Situation, need: float) -> tuple[int, float]:
+    """Replicas that the queue deserves and when they have drained it; zeros while it is in time."""
+    backlog, config, cold_start_s = situation.backlog, situation.config, situation.cold_start_s
+    num_ready = len(situation.observed.ready)
+    if not backlog.is_late(num_ready):
+        return 0, 0.0
+    joins = [0.0] * num_ready + [max(1.0, cold_start_s - age_s) for age_s in situation.ages_s()]
+    joins += [cold_start_s] * (config.max_replicas - len(joins))
+    joins = joins[: config.max_replicas]
+    base = max(1, min(config.max_replicas, math.ceil(need - _NEGLIGIBLE)))
+    num_replicas = backlog.cheapest(joins, base=base, per_miss=config.replica_s_per_miss)
+    return num_replicas, backlog.drained_in_s(joins[:num_replicas])

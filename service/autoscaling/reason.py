@@ -1,0 +1,93 @@
+"""A decision in words, for whoever reads it at night."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.autoscaling.config import AutoscalingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Every number behind a decision. Work in replicas (replica-seconds per second), times in seconds.
+
+    `work`: average of the last minute; `need`: replicas for it and its bursts; `growth`: more of it one cold start from
+    now; `backlog` and `held`: replicas that the queue, or the price of absence, ask for (0: none); `held_idle_s` and
+    `held_for_s`: how long the highest held level has not been needed, and how long it may be; `held_price`: of its
+    absence, in replica-seconds, nan while unknown.
+    """
+
+    num_ready: int
+    num_starting: int
+    desired: int
+    work: float
+    need: float
+    growth: float
+    backlog: int
+    queue_s: float
+    drained_s: float
+    held: int
+    held_idle_s: float
+    held_for_s: float
+    held_price: float
+    num_lost: int
+    num_unknown: int
+    is_warming_up: bool
+    is_down_forbidden: bool
+    cold_start_s: float
+    requests_per_s: float
+    prompt_tokens_per_request: float
+    output_tokens_per_request: float
+    hit_share: float
+    work_s_per_request: float
+    step_base_s: float
+    step_s_per_sequence: float
+    step_s_per_prefill_token: float
+    step_s_per_context_token: float
+    batch: float
+
+    @property
+    def load_with_one_less(self) -> float:
+        """Need over one replica less than desired: above 1 the bursts of the last minute would have been late."""
+        return (self.need + self.growth) / max(1, self.desired - 1)
+
+
+def explain(terms: Terms, config: AutoscalingConfig) -> str:
+    """One sentence: from how many to how many, and the term that decided."""
+    asked = terms.num_ready + terms.num_starting
+    parts = [f"{terms.work:.1f} replicas of work now, {terms.need:.1f} with its bursts"]
+    if terms.growth > 0.0:
+        parts.append(f"{terms.need + terms.growth:.1f} in {terms.cold_start_s:.0f} s as it grows")
+    if terms.backlog:
+        parts.append(
+            f"a backlog of {terms.queue_s:.0f} s that {terms.backlog} replicas bring in time in {terms.drained_s:.0f} s"
+        )
+    parts += _binding(terms, asked, config)
+    head = f"{asked} → {terms.desired}" if asked != terms.desired else f"{asked} stay"
+    return f"{head}: {', '.join(parts)}."
+
+
+def _binding(terms: Terms, asked: int, config: AutoscalingConfig) -> list[str]:
+    """What held the fleet up or down against the demand."""
+    parts = []
+    wanted = max(terms.need + terms.growth, terms.backlog)
+    if terms.held > wanted and terms.held >= terms.desired - terms.num_lost:
+        price = "is not known yet" if terms.held_price != terms.held_price else f"is {terms.held_price:.0f} replica-s"
+        parts.append(
+            f"replica {terms.held} kept though idle for {terms.held_idle_s:.0f} s of {terms.held_for_s:.0f} s, "
+            f"as the price of its absence {price}"
+        )
+    if terms.num_lost:
+        parts.append(f"{terms.num_lost} more for as many that take too long to start")
+    if terms.is_down_forbidden and terms.desired == asked:
+        why = (
+            "the fleet has been watched too briefly"
+            if terms.is_warming_up
+            else f"{terms.num_unknown} sources are silent"
+        )
+        parts.append(f"not less, as {why}")
+    if terms.desired == config.max_replicas < wanted + terms.num_lost:
+        parts.append(f"no more than max_replicas {config.max_replicas}")
+    if terms.desired == config.min_replicas > max(wanted, terms.held):
+        parts.append(f"no less than min_replicas {config.min_replicas}")
+    return parts
