@@ -76,6 +76,10 @@ def sweep(options: RunOptions, scenario: str | None, **bounds: Any) -> None:
     found = _scenario(options, scenario)
     if found.slo is None:
         raise click.UsageError("A sweep needs an SLO: --slo ttft=0.5,tpot=0.05")
+    if options.rate is not None:
+        raise click.UsageError("A sweep chooses its rates: --start says where it begins.")
+    if options.csv_path is not None or options.html_path is not None:
+        raise click.UsageError("A sweep writes --json only; run the rate it finds for --csv and --html.")
     sys.exit(perform_sweep(options, found, found.slo, Bounds(**bounds), Console()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,12 +174,12 @@ class _Stream:
             self._is_done = True
         if chunk.error is not None:
             record.outcome = Outcome.ERROR_EVENT
-            record.message, record.code = chunk.error[:MAX_MESSAGE_CHARS], chunk.error_code
+            record.message, record.code = _clean(chunk.error), chunk.error_code and _clean(chunk.error_code)
         if chunk.usage is not None:
             record.prompt_tokens = chunk.usage.prompt_tokens
             record.output_tokens = chunk.usage.output_tokens
             record.cached_tokens = chunk.usage.cached_tokens
-        record.finish_reason = chunk.finish_reason or record.finish_reason
+        record.finish_reason = (chunk.finish_reason and _clean(chunk.finish_reason)) or record.finish_reason
         if chunk.text:
             if record.last_s is None:
                 record.first_s = at_s
@@ -203,11 +204,16 @@ class _Stream:
 
     def cut(self, message: str) -> None:
         if self._record.outcome is not Outcome.ERROR_EVENT:
-            self._record.outcome, self._record.message = Outcome.CUT, message[:MAX_MESSAGE_CHARS]
+            self._record.outcome, self._record.message = Outcome.CUT, _clean(message)
 
 
 def _fail(record: Record, outcome: Outcome, error: Exception) -> None:
-    record.outcome, record.message = outcome, str(error)[:MAX_MESSAGE_CHARS]
+    record.outcome, record.message = outcome, _clean(str(error))
+
+
+def _clean(text: str) -> str:
+    """Short, and without the halves of surrogate pairs that JSON can smuggle in and no file can hold."""
+    return text[:MAX_MESSAGE_CHARS].encode(errors="replace").decode()
 
 
 async def _refused(record: Record, response: httpx.Response) -> None:
@@ -222,8 +228,9 @@ async def _refused(record: Record, response: httpx.Response) -> None:
     record.message = body[:MAX_MESSAGE_CHARS].decode(errors="replace")
     try:
         error = json.loads(body)["error"]
-        record.code = error.get("code") or error.get("type")
-        record.message = str(error.get("message"))[:MAX_MESSAGE_CHARS]
+        code = error.get("code") or error.get("type")
+        record.code = None if code is None else _clean(str(code))
+        record.message = _clean(str(error.get("message")))
     except (ValueError, KeyError, TypeError, AttributeError):
         record.code = None  # not the envelope: the raw body is the message
 
@@ -236,11 +243,17 @@ def retry_after_s(headers: httpx.Headers, now: Callable[[], datetime] = lambda: 
         if text is None:
             continue
         try:
-            return max(float(text) * scale, 0.0)
+            seconds = float(text) * scale
         except ValueError:
-            pass
-        try:
-            return max((parsedate_to_datetime(text) - now()).total_seconds(), 0.0)
-        except (ValueError, TypeError):
-            pass
+            seconds = _seconds_until(text, now())
+        if math.isfinite(seconds):
+            return max(seconds, 0.0)
     return None
+
+
+def _seconds_until(date: str, now: datetime) -> float:
+    """Not a number when it is not a date."""
+    try:
+        return (parsedate_to_datetime(date) - now).total_seconds()
+    except (ValueError, TypeError):
+        return math.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from loadtest.target import Target, plain_client, probe
 from loadtest.transport import StreamTransport
 from loadtest.verify import read_answered, verify
 from loadtest.worker import Assignment, Progress
-from loadtest.workers import Harvest, StartWorker, Workers, start_process
+from loadtest.workers import Harvest, StartWorker, Workers, start_process, suggest_workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +56,22 @@ async def run_experiment(
     scenario: Scenario,
     where: Where,
     *,
-    num_workers: int,
+    num_workers: int | None,
     observer: Observer,
     stop: asyncio.Event,
     start_worker: StartWorker = start_process,
 ) -> tuple[RunResult, list[Record]]:
     """Run `scenario` and measure it; setting `stop` ends it early, and the result covers what there is.
 
-    Raises ScenarioError, TargetError or WorkerError.
+    `num_workers` None: as many as the load needs and the machine has cores for. Raises ScenarioError, TargetError or
+    WorkerError.
     """
     file_prompts = load_prompts(Path(scenario.workload.prompts_file)) if scenario.workload.prompts_file else ()
     schedule = make_schedule(scenario, file_prompts)
+    for tenant in scenario.workload.tenants:
+        tenant.key()  # a key that is missing is noticed here, not in a worker
+    if num_workers is None:
+        num_workers = suggest_workers(scenario, schedule.requests, os.cpu_count() or 1)
     async with plain_client(where.api_key) as http:
         target = await probe(http, where.url, where.model, scenario.api)
         with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:

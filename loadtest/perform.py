@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 import signal
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 
 from loadtest.experiment import Observer, Where, run_experiment
-from loadtest.kinds import Closed
 from loadtest.options import RunOptions
 from loadtest.records import Record, write_csv
 from loadtest.report import render_html
 from loadtest.results import RunResult
-from loadtest.schedule import PlannedRequest, Schedule, make_schedule
+from loadtest.schedule import Schedule
 from loadtest.scrape import Snapshot
 from loadtest.show import show_result, step_line
 from loadtest.spec import Scenario, Slo
-from loadtest.sweep import Bounds, Hopeless, SweepResult, Trial, sweep
+from loadtest.sweep import SEARCHED, Bounds, Hopeless, SweepResult, Trial, sweep
 from loadtest.watch import Watch
 from loadtest.worker import Progress
 
 EXIT_HELD, EXIT_BROKEN, EXIT_INVALID = 0, 1, 3  # 2 is click's: the command cannot be carried out
-EVENTS_PER_WORKER = 10_000  # per second: a worker at 36 µs of CPU per streamed event is then a third busy
-STREAMS_PER_WORKER = 1000
 
 
 def exit_code(result: RunResult) -> int:
@@ -36,18 +30,6 @@ def exit_code(result: RunResult) -> int:
     if not result.validity.is_valid or result.validity.is_partial:
         return EXIT_INVALID
     return EXIT_HELD if result.goodput is None or result.goodput.is_held else EXIT_BROKEN
-
-
-def suggest_workers(scenario: Scenario, requests: Sequence[PlannedRequest], cores: int) -> int:
-    """As many as the busiest second's tokens (or a closed loop's streams) need, at most one per core."""
-    if isinstance(scenario.arrivals, Closed):
-        wanted = scenario.arrivals.concurrency / STREAMS_PER_WORKER
-    else:
-        seconds: Counter[int] = Counter()
-        for request in requests:
-            seconds[int(request.at_s or 0)] += request.output_tokens
-        wanted = max(seconds.values()) / EVENTS_PER_WORKER
-    return min(max(1, math.ceil(wanted)), cores)
 
 
 def perform_run(options: RunOptions, scenario: Scenario, console: Console) -> int:
@@ -74,14 +56,7 @@ async def _watched(
 ) -> tuple[RunResult, list[Record]]:
     stop = asyncio.Event()
     with _stop_on_signal(stop), Watch(scenario, console) as watch:
-        workers = options.workers or _default_workers(scenario)
-        return await run_experiment(scenario, where, num_workers=workers, observer=watch, stop=stop)
-
-
-def _default_workers(scenario: Scenario) -> int:
-    # Prompts from a file change what is sent, not how many tokens come back: the plan without them is as good.
-    requests = make_schedule(scenario).requests
-    return suggest_workers(scenario, requests, os.cpu_count() or 1)
+        return await run_experiment(scenario, where, num_workers=options.workers, observer=watch, stop=stop)
 
 
 @contextmanager
@@ -124,7 +99,7 @@ class _Both(Observer):
 
 
 def perform_sweep(options: RunOptions, scenario: Scenario, slo: Slo, bounds: Bounds, console: Console) -> int:
-    """A sweep; exits 0 when some rate held."""
+    """A sweep; exits 0 when some rate held and the search came to its end."""
     options.check_outputs()
     where = options.where(scenario)
 
@@ -132,9 +107,8 @@ def perform_sweep(options: RunOptions, scenario: Scenario, slo: Slo, bounds: Bou
         stop = asyncio.Event()
         hopeless = Hopeless(slo, stop)
         with _stop_on_signal(stop), Watch(at_rate, console) as watch:
-            workers = options.workers or _default_workers(at_rate)
             result, records = await run_experiment(
-                at_rate, where, num_workers=workers, observer=_Both(watch, hopeless), stop=stop
+                at_rate, where, num_workers=options.workers, observer=_Both(watch, hopeless), stop=stop
             )
         return Trial(result, records, hopeless.is_hopeless)
 
@@ -142,6 +116,8 @@ def perform_sweep(options: RunOptions, scenario: Scenario, slo: Slo, bounds: Bou
     _write_sweep(options, found)
     console.print(found.verdict, style="bold", markup=False)
     console.print(f"The search ended because of: {found.stopped_because}.", markup=False)
+    if found.stopped_because not in SEARCHED:
+        return EXIT_INVALID
     return EXIT_HELD if found.max_rate_rps is not None else EXIT_BROKEN
 
 

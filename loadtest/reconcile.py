@@ -44,7 +44,8 @@ def reconcile(records: Sequence[Record], before: Snapshot | None, after: Snapsho
 
 def _row(what: str, low: float, high: float, server: float | None) -> Reconciled:
     agrees = None if server is None else low <= server <= high
-    return Reconciled(what=what, client_low=low, client_high=high, server=server, agrees=agrees)
+    bound = high if math.isfinite(high) else None
+    return Reconciled(what=what, client_low=low, client_high=bound, server=server, agrees=agrees)
 
 
 def _increase(before: float | None, after: float | None) -> float | None:

@@ -137,7 +137,9 @@ class QueueTime(Part):
 class Reconciled(Part):
     what: str = Field(description="requests, prompt_tokens or output_tokens")
     client_low: float = Field(description="at least this many by the client's count")
-    client_high: float = Field(description="at most this many: a request that did not end well may have cost more")
+    client_high: float | None = Field(
+        description="at most this many (a broken-off request may have cost more); null: no bound"
+    )
     server: float | None = Field(description="increase of the server's counter over the run; null when it has none")
     agrees: bool | None = Field(description="the server's count is in between")
 

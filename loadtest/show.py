@@ -45,8 +45,11 @@ def reconciliation_lines(result: RunResult) -> list[str]:
         return ["server counters: none offered"]
     lines = []
     for row in result.reconciliation:
-        low, high = f"{row.client_low:.0f}", f"{row.client_high:.0f}"
-        client = low if low == high else f"{low} to {high}"
+        client = f"{row.client_low:.0f}"
+        if row.client_high is None:
+            client += " or more"
+        elif row.client_high > row.client_low:
+            client += f" to {row.client_high:.0f}"
         if row.server is None:
             lines.append(f"server counters: no {row.what}; client counts {client}")
         elif row.agrees:

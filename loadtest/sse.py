@@ -89,7 +89,8 @@ def parse_chunk(payload: bytes) -> Chunk:
         if not choices:
             return Chunk(usage=usage)
         choice = choices[0]
-        return Chunk(text=_text(choice), finish_reason=choice.get("finish_reason"), usage=usage)
+        reason = choice.get("finish_reason")
+        return Chunk(text=_text(choice), finish_reason=None if reason is None else str(reason), usage=usage)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise MalformedStreamError(f"not a completion chunk: {payload[:60]!r}") from error
 
@@ -109,4 +110,6 @@ def _usage(usage: dict[str, Any] | None) -> Usage | None:
     if usage is None:
         return None
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return Usage(int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), cached)
+    return Usage(
+        int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0), None if cached is None else int(cached)
+    )

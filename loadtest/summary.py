@@ -25,7 +25,7 @@ def count(records: Sequence[Record], planned: int) -> Counts:
     never_due = planned - len(records)
     return Counts(
         planned=planned,
-        sent=sum(outcome.was_sent for outcome in outcomes),
+        sent=sum(record.sent_s is not None for record in records),
         ok=outcomes.count(Outcome.OK),
         failed=sum(outcome.is_failure for outcome in outcomes),
         disconnected=outcomes.count(Outcome.DISCONNECTED),
@@ -101,7 +101,7 @@ def _tenant(name: str, group: list[Record], slo: Slo | None) -> TenantResult:
     ttfts = known(record.ttft_s for record in group if record.outcome is Outcome.OK)
     return TenantResult(
         name=name,
-        sent=sum(record.outcome.was_sent for record in group),
+        sent=sum(record.sent_s is not None for record in group),
         ok=len(ttfts),
         service_ratio=sum(is_good(record, slo) for record in counted) / len(counted) if counted else None,
         ttft_p50_s=quantile(ttfts, 0.5),

@@ -23,6 +23,7 @@ from loadtest.spec import Scenario, Slo
 from loadtest.worker import Progress
 
 MAX_REPEATS = 3
+SEARCHED = frozenset({"tolerance", "steps", "bounds"})  # reasons to stop that are the search's own
 
 
 class Step(Part):

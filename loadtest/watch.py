@@ -82,7 +82,8 @@ class Watch(Observer):
         for progress in self._last.values():
             outcomes.update(progress.outcomes)
         over = sum(outcomes.values())
-        bar = ProgressBar(total=self._num_requests, completed=over, width=40)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(total=self._num_requests, completed=over, width=40))
         head = Text(f"{self._scenario.name}  {elapsed:.0f} s  {over} of {self._num_requests} requests over")
         return Group(head, bar, self._table(elapsed, outcomes))
 

@@ -132,6 +132,9 @@ class _Spool:
 def process_main(connection: Connection, assignment: Assignment) -> None:
     """Entry point of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+    # Each stream in flight is an open socket, and many systems allow 1,024 files unless asked for more.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # A full collection over a large schedule would stop the clock of every stream; nothing in it is garbage.
     gc.collect()
     gc.freeze()

@@ -217,7 +217,9 @@ def _break(writer: asyncio.StreamWriter, fault: str | None) -> bool:
     elif fault == "garbage":
         _chunk(writer, b"<html>bad gateway</html>\n\n")
     elif fault == "error_event":
-        _event(writer, {"error": {"message": "out of memory", "type": "server_error", "param": None, "code": "oom"}})
+        _event(
+            writer, {"error": {"message": "out of memory \ud800", "type": "server_error", "param": None, "code": "oom"}}
+        )
         _chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
     return fault in {"cut", "error_event", "malformed", "garbage"}

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli import main
-from loadtest.perform import exit_code, suggest_workers
+from loadtest.perform import exit_code
 from loadtest.results import RunResult, load_result
 from loadtest.scenario import parse_scenario
 from loadtest.schedule import make_schedule
+from loadtest.workers import suggest_workers
 from tests.loadtest.fabricate import fabricate
 from tests.loadtest.scripted import Reply, ScriptedServer, steady
 
@@ -145,7 +146,9 @@ def test_report_and_compare(call: Call, tmp_path: Path) -> None:
         (["run", "--slo", "ttft=fast"], "--slo: ttft_s"),
         (["run", "--json", "/no/such/folder/x.json"], "does not exist"),
         (["run", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
-        (["sweep", "--rate", "1"], "needs an SLO"),
+        (["sweep"], "needs an SLO"),
+        (["sweep", "--rate", "1", "--slo", "ttft=1"], "chooses its rates"),
+        (["sweep", "--html", "x.html", "--slo", "ttft=1"], "--json only"),
         (["sweep", "burst"], "needs constant, poisson or gamma"),
         (["report", "pyproject.toml", "--html", "x.html"], "is not a result"),
         (["replay", "pyproject.toml"], "none of the known formats"),

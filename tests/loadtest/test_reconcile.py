@@ -61,6 +61,15 @@ def test_unknown_counters_do_not_disagree() -> None:
     assert reconcile([WHOLE], None, BEFORE) == []
 
 
+def test_what_cannot_be_bounded_is_not() -> None:
+    """A broken-off request of unknown length may have cost any number of prompt tokens."""
+    broken = _record(Outcome.CUT, planned_prompt_tokens=None)
+
+    row = reconcile([broken], BEFORE, _after(1, 123_456, 0))[1]
+
+    assert (row.client_low, row.client_high, row.agrees) == (0, None, True)
+
+
 def test_a_counter_that_appears_counts_from_zero() -> None:
     """Labelled counters do not exist before their first increase."""
     rows = reconcile([WHOLE], Snapshot(at_s=0), Snapshot(at_s=9, requests=1, prompt_tokens=10, output_tokens=8))
