@@ -16,8 +16,8 @@ from service.engine.core import EngineConfig, EngineCore
 from service.engine.runner import ModelRunner
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import SyntheticRunner
-from service.errors import StartupError
-from service.model.hub import DEFAULT_MODEL, Progress, resolve_model
+from service.errors import ConfigError, StartupError
+from service.model.hub import Progress, resolve_model
 from service.model.loader import load_model
 from service.model.memory import available_bytes
 from service.model.transformer import Transformer
@@ -63,19 +63,7 @@ def load_engine(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
-    return Engine(EngineCore(runner, config, clock), runner, tokenizer, model_id(settings), cache_dtype)
-
-
-def model_id(settings: Settings) -> str:
-    """The name in the API: as set, else the default model's or hub's own, else the last part of a path."""
-    if settings.served_model_name is not None:
-        return settings.served_model_name
-    if settings.runner == "synthetic":
-        return "synthetic"
-    path = Path(settings.model).expanduser()
-    if settings.model != DEFAULT_MODEL and path.exists():
-        return path.stem if path.is_file() else path.resolve().name
-    return settings.model
+    return Engine(EngineCore(runner, config, clock), runner, tokenizer, settings.model_id, cache_dtype)
 
 
 def _synthetic_runner(settings: Settings, tokenizer: Tokenizer) -> Runner:
@@ -97,7 +85,12 @@ def _load_model(settings: Settings, path: Path) -> Transformer:
 
 
 def _model_runner(settings: Settings, model: Transformer, tokenizer: Tokenizer) -> ModelRunner:
-    max_model_len = min(settings.max_model_len or model.config.max_position, model.config.max_position)
+    max_model_len = settings.max_model_len or model.config.max_position
+    if max_model_len > model.config.max_position:
+        raise ConfigError(
+            f"max_model_len = {max_model_len} is more than the {model.config.max_position} tokens that the model"
+            " allows: set it lower, or leave it out."
+        )
     return ModelRunner(
         model,
         num_blocks=_num_blocks(settings, model, max_model_len),

@@ -144,23 +144,26 @@ def prepare(loaded: LoadedSettings) -> None:
 def _download_progress() -> Iterator[Callable[[int, int], None]]:
     """A bar that appears when there is something to download."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: list[TaskID] = []
+    progress = Progress(*columns, console=console)
+    tasks: list[TaskID] = []
 
-        def report(num_bytes: int, total: int) -> None:
-            if not tasks:
-                tasks.append(progress.add_task("Downloading the model", total=total))
-            progress.update(tasks[0], completed=num_bytes, total=total)
+    def report(num_bytes: int, total: int) -> None:
+        if not tasks:
+            progress.start()
+            tasks.append(progress.add_task("Downloading the model", total=total))
+        progress.update(tasks[0], completed=num_bytes, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            progress.stop()
 
 
 def _say_ready(settings: Settings) -> None:
-    from service.assembly import model_id  # noqa: PLC0415 - not needed before
-
-    url = f"http://{settings.host}:{settings.port}"
+    url = settings.url
     body = json.dumps(
-        {"model": model_id(settings), "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True}
+        {"model": settings.model_id, "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True}
     )
     click.echo(
         f"""

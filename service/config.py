@@ -38,7 +38,7 @@ def _block_size(value: int) -> int:
 class Settings(BaseModel):
     """What is in force. Durations in seconds, sizes in the unit that the name says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # what is served
     model: str = Field(
@@ -81,6 +81,9 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     max_body_mib: float = Field(4.0, gt=0, le=1024, description="largest request body")
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_from_json)] = Field(
+        (), description='web origins whose pages may call the API, as JSON: ["https://ui.example"], or ["*"] for any'
+    )
     log_format: Literal["json", "text"] = Field("json", description="form of the request log")
     log_prompts: bool = Field(False, description="put prompts into the request log")
 
@@ -94,6 +97,24 @@ class Settings(BaseModel):
     @property
     def cache_path(self) -> Path:
         return self.cache_dir.expanduser().absolute()
+
+    @property
+    def model_id(self) -> str:
+        """The name in the API: as set, else the default model's or hub's own, else the last part of a path."""
+        if self.served_model_name is not None:
+            return self.served_model_name
+        if self.runner == "synthetic":
+            return "synthetic"
+        path = Path(self.model).expanduser()
+        if self.model != type(self).model_fields["model"].default and path.exists():
+            return path.stem if path.is_file() else path.resolve().name
+        return self.model
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine finds the service."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - not a socket
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +154,8 @@ def load_settings(*, flags: Mapping[str, object], environment: Mapping[str, str]
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
-        reason = first["msg"][:1].lower() + first["msg"][1:]
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
         raise ConfigError(f"{key} = {values[key]!r} ({origins[key]}) is not valid: {reason}.") from None
 
 

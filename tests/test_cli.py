@@ -50,8 +50,18 @@ def test_errors_are_sentences(arguments: list[str], sentence: str) -> None:
 
 
 @pytest.mark.integration
+def test_a_longer_context_than_the_model_has_is_refused(default_model_path: Path) -> None:
+    """It is not cut to what the model allows in silence."""
+    assert default_model_path.exists()
+    result = run("generate", "hello", "--max-model-len", "100000", "--kv-cache-gib", "0.1")
+    assert result.exit_code == 1
+    assert "Error: max_model_len = 100000 is more than the 8192 tokens that the model allows" in result.stderr
+
+
+@pytest.mark.integration
 def test_generate_answers_without_a_server(default_model_path: Path) -> None:
     """The offline door gives the model's greedy answer."""
     assert default_model_path.exists()
     result = run("generate", "What is the capital of France?", "--max-tokens", "20", "--kv-cache-gib", "0.1")
     assert result.stdout == "The capital of France is Paris.\n"
+    assert result.stderr == ""

@@ -38,6 +38,14 @@ def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None
         ({"synthetic_cost": '{"base": 1}'}, {}, "is not valid"),
         ({"config": "/nowhere.toml"}, {}, "The configuration file /nowhere.toml does not exist."),
         ({"device": "tpu"}, {}, "device = 'tpu' (flag) is not valid"),
+        ({"block_size": "8"}, {}, "block_size = '8' (flag) is not valid: must be 16, 32 or 64."),
+        (
+            {"drain_timeout_s": "inf"},
+            {},
+            "drain_timeout_s = 'inf' (flag) is not valid: input should be a finite",
+        ),
+        ({"kv_cache_gib": "nan"}, {}, "kv_cache_gib = 'nan' (flag) is not valid"),
+        ({"cors_origins": "https://ui.example"}, {}, "cors_origins = 'https://ui.example' (flag) is not valid"),
     ],
 )
 def test_a_bad_setting_is_one_clear_sentence(
@@ -68,6 +76,37 @@ def test_settings_survive_a_round_trip_through_the_environment(
     """What is written as text is read back as the same settings."""
     settings = Settings(port=port, max_num_seqs=seqs, prefix_caching=caching, kv_cache_gib=gib)
     assert load_settings(flags={}, environment=as_environment(settings)).settings == settings
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),  # noqa: S104 - no socket
+        ("::", "http://[::1]:80"),
+        ("fd00::2", "http://[fd00::2]:80"),
+        ("localhost", "http://localhost:80"),
+    ],
+)
+def test_the_url_is_one_that_works_here(host: str, url: str) -> None:
+    """An address that means every interface is no address to connect to, and IPv6 is put in brackets."""
+    assert Settings(host=host, port=80).url == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "model_id"),
+    [
+        (Settings(), "smollm2-135m-instruct"),
+        (Settings(model="org/name:file.gguf"), "org/name:file.gguf"),
+        (Settings(runner="synthetic"), "synthetic"),
+        (Settings(model="org/name", served_model_name="mine"), "mine"),
+        (Settings(model=str(Path(__file__))), "test_config"),
+        (Settings(model=str(Path(__file__).parent)), "tests"),
+    ],
+)
+def test_a_model_has_a_name_for_the_api(settings: Settings, model_id: str) -> None:
+    """As set; else that of the default model or the hub; of a path the last part."""
+    assert settings.model_id == model_id
 
 
 def test_every_setting_says_what_it_is() -> None:

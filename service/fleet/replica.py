@@ -50,6 +50,7 @@ class Replica:
             render_metrics=lambda: render(directory),
             max_body_bytes=int(settings.max_body_mib * MIB),
             log_prompts=settings.log_prompts,
+            cors_origins=settings.cors_origins,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

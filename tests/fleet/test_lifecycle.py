@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.config import Settings
-from service.errors import StartupError
+from service.errors import ConfigError, StartupError
 from service.fleet.environment import state_directory, uses_haproxy
 from service.fleet.server import check_port
 from tests.fleet.server_process import ServerProcess, descendants, is_alive, running_server
@@ -125,6 +125,26 @@ def test_haproxy_is_chosen_where_ray_brings_it() -> None:
     assert uses_haproxy(Settings(data_plane="haproxy"))
     assert not uses_haproxy(Settings(data_plane="serve"))
     assert uses_haproxy(Settings())
+
+
+def test_haproxy_is_not_chosen_where_it_would_not_find_the_replicas() -> None:
+    """It looks for them at 127.0.0.1, and they listen on `host`: other hosts have Serve's own proxy."""
+    assert uses_haproxy(Settings(host="0.0.0.0"))  # noqa: S104 - no socket
+    assert not uses_haproxy(Settings(host="::1"))
+    assert not uses_haproxy(Settings(host="192.0.2.1"))
+    with pytest.raises(ConfigError, match=r"data_plane = haproxy works with host .* not ::1"):
+        uses_haproxy(Settings(host="::1", data_plane="haproxy"))
+
+
+@pytest.mark.cluster
+def test_it_listens_on_an_ipv6_address_too() -> None:
+    """The server becomes ready there, and pages of the origins that are set may read its answers."""
+    arguments = ("--runner", "synthetic", "--host", "::1", "--cors-origins", '["https://ui.example"]')
+    with running_server(*arguments) as server, server.client() as client:
+        answer = client.get(f"http://[::1]:{server.port}/v1/models", headers={"origin": "https://ui.example"})
+    assert f"http://[::1]:{server.port}/docs" in server.output
+    assert answer.json()["data"][0]["id"] == "synthetic"
+    assert answer.headers["access-control-allow-origin"] == "https://ui.example"
 
 
 def test_a_server_that_never_starts_is_not_ready() -> None:
