@@ -38,6 +38,8 @@ class Evidence:
     after: Snapshot | None
     verification: Verification | None
     decisions: Sequence[Mapping[str, Any]]
+    machine: str
+    command: str
 
 
 def assemble(evidence: Evidence) -> RunResult:
@@ -96,6 +98,8 @@ def _circumstances(evidence: Evidence) -> dict[str, Any]:
             cpu_ratio_p95=[cpu_p95(ratios) for ratios in harvest.cpu_ratios],
             peak_memory_bytes=harvest.peak_memory_bytes,
             prompt_lengths_exact=evidence.target.vocabulary.is_exact,
+            machine=evidence.machine,
+            command=evidence.command,
         ),
         "intervals": summary.intervals(harvest.records, evidence.snapshots),
         "decisions": decisions(evidence.decisions, evidence.started, summary.end_s(harvest.records)),

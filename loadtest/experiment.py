@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import shlex
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,8 +121,11 @@ class _Experiment:
             snapshots=snapshots,
             before=before,
             after=after,
-            verification=await self._verify(harvest, start_at),
+            # Whoever stops a run does not want to wait for repetitions.
+            verification=None if stop.is_set() else await self._verify(harvest, start_at),
             decisions=await self._scraper.decisions(),
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            command=shlex.join(sys.argv),
         )
 
     def assign(self, file_prompts: tuple[FilePrompt, ...], folder: Path, num_workers: int) -> Iterator[Assignment]:
@@ -164,7 +169,7 @@ class _Experiment:
         async with httpx.AsyncClient(
             transport=StreamTransport(), timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S), trust_env=False
         ) as http:
-            client = Client(http, self._endpoint, Timeline(start_at, time.monotonic), GapHistogram(1))
+            client = Client(http, self._endpoint, Timeline(start_at), GapHistogram(1))
             answers = read_answered(harvest.verifiable_paths)
             return await verify(answers, client, key, self._scenario.limits.timeout_s)
 

@@ -82,12 +82,19 @@ def _stop_on_signal(stop: asyncio.Event) -> Iterator[None]:
 class _Both(Observer):
     """Shows a trial of a sweep and ends it when it is hopeless."""
 
-    def __init__(self, watch: Watch, hopeless: Hopeless) -> None:
+    def __init__(self, watch: Watch, hopeless: Hopeless, warmup_s: float) -> None:
         self._watch = watch
         self._hopeless = hopeless
+        self._warmup_s = warmup_s
 
     def started(self, schedule: Schedule, start_at: float) -> None:
-        self._hopeless.plan(len(schedule.requests))
+        warm = {
+            request.conversation
+            for request in schedule.requests
+            if request.at_s is not None and request.at_s < self._warmup_s
+        }
+        num_warmup = sum(request.conversation in warm for request in schedule.requests)
+        self._hopeless.plan(len(schedule.requests), num_warmup)
         self._watch.started(schedule, start_at)
 
     def progress(self, worker: int, progress: Progress) -> None:
@@ -108,7 +115,11 @@ def perform_sweep(options: RunOptions, scenario: Scenario, slo: Slo, bounds: Bou
         hopeless = Hopeless(slo, stop)
         with _stop_on_signal(stop), Watch(at_rate, console) as watch:
             result, records = await run_experiment(
-                at_rate, where, num_workers=options.workers, observer=_Both(watch, hopeless), stop=stop
+                at_rate,
+                where,
+                num_workers=options.workers,
+                observer=_Both(watch, hopeless, at_rate.warmup_s),
+                stop=stop,
             )
         return Trial(result, records, hopeless.is_hopeless)
 

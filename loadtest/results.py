@@ -168,6 +168,8 @@ class Tester(Part):
     cpu_ratio_p95: list[float | None] = Field(description="per worker: 95th percentile of its share of one core")
     peak_memory_bytes: int = Field(description="of the largest worker")
     prompt_lengths_exact: bool = Field(description="prompt lengths were calibrated with the server's /tokenize")
+    machine: str = Field(description="where the tester ran")
+    command: str = Field(description="the command line")
 
 
 class Interval(Part):

@@ -84,40 +84,39 @@ async def sweep(
 ) -> SweepResult:
     """Search; `on_step` hears of each rate as it is settled."""
     steps: list[Step] = []
-    seed, stopped = scenario.seed, ""
-    while not stopped:
-        rate = next_rate(steps, bounds)
-        if isinstance(rate, str):
-            stopped = rate
-            break
+    seed = scenario.seed
+    while not isinstance(rate := next_rate(steps, bounds), str):
         good: list[bool] = []
         for _ in range(MAX_REPEATS):
             trial = await run(at_rate(scenario, rate, seed))
             seed += 1
-            step, stopped = _judge(trial, rate, slo, good)
-            if stopped or step.is_proven:
+            if stopped := _unusable(trial, rate):
+                return conclude(steps, slo, stopped)
+            step = _hopeless(rate, trial.records) if trial.is_hopeless else _judge(trial, rate, slo, good)
+            if step.is_proven:
                 break
-        if not stopped:
-            steps.append(step)
-            on_step(step)
-    return conclude(steps, slo, stopped)
+        steps.append(step)
+        on_step(step)
+    return conclude(steps, slo, rate)
 
 
-def _judge(trial: Trial, rate: float, slo: Slo, good: list[bool]) -> tuple[Step, str]:
-    """The step so far (adding this trial's requests to `good`), and why the sweep must stop, or ""."""
+def _unusable(trial: Trial, rate: float) -> str:
+    """Why this trial says nothing about the server, or ""."""
+    validity = trial.result.validity
     if trial.is_hopeless:
-        return _hopeless(rate, trial.records), ""
-    if not trial.result.validity.is_valid:
-        return _hopeless(
-            rate, trial.records
-        ), f"the run at {rate:.3g} req/s was invalid: {trial.result.validity.reasons[0]}"
-    if trial.result.validity.is_partial:
-        return _hopeless(rate, trial.records), "interrupted"
+        return ""
+    if not validity.is_valid:
+        return f"the run at {rate:.3g} req/s was invalid: {validity.reasons[0]}"
+    return "interrupted" if validity.is_partial else ""
+
+
+def _judge(trial: Trial, rate: float, slo: Slo, good: list[bool]) -> Step:
+    """The step so far, with this trial's requests added to `good`."""
     warmup_s = trial.result.scenario["warmup_s"]
     good += [
         is_good(record, slo) for record in trial.records if record.intended_s >= warmup_s and counts_for_slo(record)
     ]
-    return decide(rate, good, slo), ""
+    return decide(rate, good, slo)
 
 
 def _hopeless(rate: float, records: Sequence[Record]) -> Step:
@@ -175,6 +174,7 @@ def next_rate(steps: Sequence[Step], bounds: Bounds) -> float | str:
 
 
 def conclude(steps: Sequence[Step], slo: Slo, stopped: str) -> SweepResult:
+    """What the steps say together."""
     held, broke = bracket(steps)
     proven = max((step.rate_rps for step in steps if step.is_held and step.is_proven), default=None)
     refuted = min((step.rate_rps for step in steps if not step.is_held and step.is_proven), default=None)
@@ -212,10 +212,12 @@ class Hopeless:
         self._failed: dict[int, int] = {}
         self.is_hopeless = False
 
-    def plan(self, num_requests: int) -> None:
-        self._allowed = num_requests * (1 - self._slo.share)
+    def plan(self, num_requests: int, num_warmup: int = 0) -> None:
+        """Before the run. Requests of the warm-up may all be bad, for they are not measured."""
+        self._allowed = num_requests * (1 - self._slo.share) + num_warmup
 
     def progress(self, worker: int, progress: Progress) -> None:
+        """What a worker says."""
         if self._slo.ttft_s is not None:
             self._slow += sum(ttft > self._slo.ttft_s for ttft in progress.ttfts_s)
         self._failed[worker] = sum(count for outcome, count in progress.outcomes.items() if Outcome(outcome).is_failure)

@@ -81,6 +81,8 @@ def evidence(seed: int = 0) -> Evidence:
             {"at": STARTED.timestamp() - 99, "desired_replicas": 9, "reason": "before the run"},
             {"note": "no time"},
         ],
+        machine="Linux x86_64, 2 cores",
+        command="headcount-loadtest run fabricated",
     )
 
 

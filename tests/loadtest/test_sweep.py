@@ -155,10 +155,10 @@ def test_only_arrivals_with_one_rate_can_be_swept() -> None:
 
 
 async def test_hopeless_stops_when_too_many_are_bad() -> None:
-    """5 of 100 may be bad; the sixth, slow or failed, ends the run."""
+    """4 of 80 may be bad, and one of the warm-up; the sixth, slow or failed, ends the run."""
     stop = asyncio.Event()
     watcher = Hopeless(SLO, stop)
-    watcher.plan(100)
+    watcher.plan(80, num_warmup=1)
 
     watcher.progress(0, Progress(outcomes=Counter({"ok": 50, "cut": 2}), ttfts_s=[0.1, 0.6, 0.7, 0.8]))
     assert not stop.is_set()
