@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from service.api import chat, completions
 from service.api.app import create_app
+from service.api.logs import RequestRecord
 from service.backend import Health
 from tests.api.fakes import MODEL_ID, ScriptedBackend, client_of, make_state
 
@@ -148,6 +150,18 @@ async def test_two_requests_with_one_id() -> None:
     first, second = backend.requests
 
     assert first.request_id != second.request_id
+
+
+async def test_a_finished_request_leaves_nothing_behind() -> None:
+    """Nothing refers to it any more: memory does not grow with the number of requests."""
+    bodies = ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ["a", "b"]}, {"prompt": 1})
+    async with client_of(ScriptedBackend()) as client:
+        for body in bodies:
+            await client.post("/v1/completions", json=body, headers={"X-Request-Id": "left-behind"})
+        gc.collect()
+        records = [each for each in gc.get_objects() if type(each) is RequestRecord]
+
+    assert [record for record in records if record.request_id == "left-behind"] == []
 
 
 async def test_browsers_may_be_let_in() -> None:

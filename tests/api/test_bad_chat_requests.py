@@ -86,6 +86,7 @@ CHAT_FAULTS: list[tuple[Json, str, str | None]] = [
     ({"logit_bias": {"9" * 5000: 1}}, "The keys of logit_bias must be token ids.", "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias must be between -100 and 100, but is 101.", "logit_bias"),
     ({"logit_bias": [1]}, "Invalid type for 'logit_bias': expected an object, but got an array instead.", "logit_bias"),
+    ({"bad_words": ["x"]}, "Unrecognized request argument supplied: bad_words", "bad_words"),
     ({"stop": 3}, "Invalid value for 'stop': expected a string or an array of strings.", "stop"),
     ({"stop": ["a", 3]}, "Invalid type for 'stop[1]': expected a string, but got an integer instead.", "stop[1]"),
     ({"stop": ""}, "A stop string must not be empty.", "stop"),

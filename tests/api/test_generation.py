@@ -193,6 +193,18 @@ async def test_cached_tokens_are_counted_once_per_prompt() -> None:
     assert answer.json()["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
 
 
+@pytest.mark.parametrize(("echo", "text"), [(False, "\ufffdA"), (True, "€A")])
+async def test_a_prompt_that_ends_within_a_character(echo: bool, text: str) -> None:
+    """None of the prompt is shown where it is not asked for, though the first token completes its last character."""
+    prompt, rest = [*"€".encode()[:2]], "€".encode()[2]
+    answer, _ = await complete(
+        {"prompt": prompt, "echo": echo},
+        lambda request: [step(request, [rest, ord("A")], finish=FinishReason.LENGTH)],
+    )
+
+    assert answer.json()["choices"][0]["text"] == text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("logprobs", [None, 0])
 async def test_scoring_a_prompt(logprobs: int | None, stream: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 
 from service.engine.core import EngineConfig
+from service.engine.sequence import Sequence
 from service.errors import ConfigError, ContextLengthError, HeadcountError, InvalidRequestError
 from service.types import FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (
@@ -230,3 +232,18 @@ class TestFailures:
             core.add(request(*range(40), max_tokens=40))
 
         assert not core.has_work
+
+
+class TestLeftovers:
+    def test_a_finished_request_leaves_nothing_behind(self) -> None:
+        """Nothing refers to its sequences any more: memory does not grow with the number of requests."""
+        core = engine()
+        run(core, *(request(i, request_id=f"left-behind-{i}") for i in range(9)))
+        core.add(request(1, max_tokens=9, request_id="left-behind-aborted"))
+        core.step()
+        core.abort("left-behind-aborted")
+        core.step()
+        gc.collect()
+        sequences = [each for each in gc.get_objects() if type(each) is Sequence]
+
+        assert [each for each in sequences if each.request_id.startswith("left-behind")] == []
