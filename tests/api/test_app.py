@@ -154,7 +154,7 @@ async def test_two_requests_with_one_id() -> None:
 
 async def test_a_finished_request_leaves_nothing_behind() -> None:
     """Nothing refers to it any more: memory does not grow with the number of requests."""
-    bodies = ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ["a", "b"]}, {"prompt": 1})
+    bodies = ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ["a", "b"]})
     async with client_of(ScriptedBackend()) as client:
         for body in bodies:
             await client.post("/v1/completions", json=body, headers={"X-Request-Id": "left-behind"})
