@@ -71,7 +71,7 @@ class _Situation:
             queued=self.observed.num_prefill_left * (1.0 - hit_share) * self.capacity.prefill_s_per_token,
             work=demand.mean_work(_BACKLOG_WINDOW_S),
             arrivals=demand.mean_requests(_BACKLOG_WINDOW_S),
-            slack_s=self.slack_s,
+            slack_s=0.5 * self.slack_s,  # where the mean delay is half of what it may be, some are late already
         )
 
     def ages_s(self) -> list[float]:
@@ -118,12 +118,11 @@ def _watch(memory: Memory, watched_s: float, observed: Observed, carried: Capaci
 
 
 def _need(situation: _Situation) -> float:
-    """Replicas for what came in lately. Outputs that grow longer show first in how many sequences run; a queue makes
-    them run as well, so that they count only while there is none."""
+    """Replicas for what came in lately. Outputs that grow longer show first in how many sequences run: they may ask for
+    one replica more than are ready, and no more, as after a queue all run full for a while."""
     observed, demand = situation.observed, situation.memory.demand
-    need = demand.need(situation.slack_s)
-    if not situation.backlog.is_late(len(observed.ready)):
-        need = max(need, observed.num_running / situation.capacity.batch)
+    occupied = observed.num_running / situation.capacity.batch
+    need = max(demand.need(situation.slack_s), min(occupied, _RHO * (len(observed.ready) + 1)))
     if observed.num_held or observed.num_running:
         need = max(need, 2 * _NEGLIGIBLE)
     return need / _RHO

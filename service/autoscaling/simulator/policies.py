@@ -42,14 +42,14 @@ class Policy:
     meaning: str
 
 
-_TARGETS = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # requests per replica
+_TARGETS = (4.0, 8.0, 12.0, 16.0, 24.0)  # requests per replica
 
 POLICIES: dict[str, Policy] = {
     "headcount": Policy(lambda s, _: Headcount(s.config), None, (), "the law of this service"),
     "perfect": Policy(
         lambda s, margin: PerfectForecast(s.config, s.fleet, s.workload, margin),
         1.0,
-        (0.7, 0.8, 0.9, 1.0, 1.1, 1.25),
+        (0.8, 0.9, 1.0, 1.1),
         "the need known ahead, times a margin",
     ),
     "static": Policy(lambda _, n: Static(int(n)), 6.0, (4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 16), "so many replicas"),
@@ -91,7 +91,7 @@ POLICIES: dict[str, Policy] = {
     "slo-aware": Policy(
         lambda s, up_at: SloAware(s.config, up_at, up_at - 0.15),
         0.55,
-        (0.55, 0.8),
+        (0.55,),
         "llm-d: P90 latency over its target, up above this, down 0.15 below",
     ),
 }
