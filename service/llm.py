@@ -1,7 +1,7 @@
 """The offline door: the same engine, without HTTP and without Ray.
 
 llm = LLM.load(load_settings(flags={}, environment=os.environ).settings)
-for piece in llm.chat([{"role": "user", "content": "Hello!"}], max_tokens=50):
+for piece in llm.chat([{"role": "user", "content": "Hello!"}], SamplingParams(max_tokens=50, temperature=0)):
     print(piece, end="")
 """
 
