@@ -34,7 +34,7 @@ def show_result(result: RunResult, console: Console) -> None:
     if result.verification is not None:
         found = result.verification
         console.print(f"repeated alone: {found.equal} of {found.checked} the same text, {found.failed} failed")
-    for reason in result.validity.reasons:
+    for reason in result.validity.reasons[1:]:  # the verdict gives the first
         console.print(f"invalid: {reason}", markup=False)
     console.print(Text(result.verdict, style="bold"))
 

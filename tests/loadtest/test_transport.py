@@ -11,6 +11,9 @@ import pytest
 
 from loadtest.transport import StreamTransport
 
+PAUSE = b"<pause>"  # in an answer: what follows arrives later, by itself
+PAUSE_S = 0.02
+
 
 @asynccontextmanager
 async def _serve(*answers: bytes, keeps_open: bool = True) -> AsyncIterator[tuple[str, list[int]]]:
@@ -26,7 +29,11 @@ async def _serve(*answers: bytes, keeps_open: bool = True) -> AsyncIterator[tupl
                     (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
                 )
                 await reader.readexactly(length)
-                writer.write(left.pop(0))
+                first, *later = left.pop(0).split(PAUSE)
+                writer.write(first)
+                for part in later:
+                    await asyncio.sleep(PAUSE_S)
+                    writer.write(part)
                 await writer.drain()
                 if not keeps_open:
                     break
@@ -56,6 +63,11 @@ def _http() -> httpx.AsyncClient:
         ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
         (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\nno", 404, b"no"),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\n<pause>HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n<pause>la<pause>te",
+            200,
+            b"late",
+        ),
     ],
 )
 async def test_bodies(answer: bytes, status: int, body: bytes) -> None:
