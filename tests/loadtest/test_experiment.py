@@ -122,13 +122,13 @@ async def test_tenants_send_their_keys_and_are_measured_apart() -> None:
 
 async def test_warm_up_is_sent_but_not_measured() -> None:
     """Requests of the first half second are slow, and not in the numbers."""
-    with ScriptedServer(lambda number: Reply(ttft_s=0.5 if number < 8 else 0.0)) as server:
+    with ScriptedServer(lambda number: Reply(ttft_s=2.0 if number < 8 else 0.0)) as server:
         result, records = await run(server, warmup_s=0.6)
 
     assert len(records) == 40
     assert result.counts.planned < 32
     assert result.latency.ttft_s.max is not None
-    assert result.latency.ttft_s.max < 0.4
+    assert result.latency.ttft_s.max < 1.5
     assert result.reconciliation[0].agrees
 
 
