@@ -110,5 +110,8 @@ def _push(values: Array, value: float, times: int) -> Array:
 
 
 def _mean(values: Array) -> float:
+    """Of what is known; nan stands at the beginning only."""
+    if not math.isnan(values[0]):
+        return float(values.sum()) / len(values)
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0

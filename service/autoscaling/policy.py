@@ -10,7 +10,7 @@ The largest of the three, within bounds. What is not known holds the fleet where
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from service.autoscaling.backlog import Backlog
 from service.autoscaling.config import AutoscalingConfig
@@ -55,6 +55,7 @@ class _Situation:
     capacity: Capacity
     cold_start_s: float
     config: AutoscalingConfig
+    backlog: Backlog
 
     @property
     def num_asked(self) -> int:
@@ -63,16 +64,6 @@ class _Situation:
     @property
     def slack_s(self) -> float:
         return self.config.slo.ttft_s
-
-    @property
-    def backlog(self) -> Backlog:
-        demand, hit_share = self.memory.demand, self.memory.mixture.hit_share
-        return Backlog(
-            queued=self.observed.num_prefill_left * (1.0 - hit_share) * self.capacity.prefill_s_per_token,
-            work=demand.mean_work(_BACKLOG_WINDOW_S),
-            arrivals=demand.mean_requests(_BACKLOG_WINDOW_S),
-            slack_s=0.5 * self.slack_s,  # where the mean delay is half of what it may be, some are late already
-        )
 
     def ages_s(self) -> list[float]:
         """Of the starting replicas, the oldest first."""
@@ -91,7 +82,9 @@ def decide(snapshot: Snapshot, config: AutoscalingConfig, memory: Memory) -> Dec
     watched = replace(memory, ledger=ledger, watched_s=0.0)
     if observed.dt is not None:
         watched = _watch(watched, memory.watched_s + observed.dt, observed, carried, cold_start_s)
-    situation = _Situation(at, observed, watched, carried, cold_start_s, config)
+    situation = _Situation(
+        at, observed, watched, carried, cold_start_s, config, _queue(observed, watched, carried, config)
+    )
     need = _need(situation)
     holds = _hold(situation, need)
     terms = _terms(situation, need, holds)
@@ -99,7 +92,7 @@ def decide(snapshot: Snapshot, config: AutoscalingConfig, memory: Memory) -> Dec
     learned = replace(
         watched, holds=holds, fit=watched.fit.update(observed.steps), mixture=watched.mixture.observe(observed)
     )
-    numbers = {key: float(value) for key, value in asdict(terms).items()}
+    numbers = {field.name: float(getattr(terms, field.name)) for field in fields(terms)}
     numbers["load_with_one_less"] = terms.load_with_one_less
     return Decision(terms.desired, explain(terms, config), numbers, learned)
 
@@ -115,6 +108,15 @@ def _watch(memory: Memory, watched_s: float, observed: Observed, carried: Capaci
     num_uncached = observed.num_prompt_tokens * (1.0 - memory.mixture.hit_share)
     demand = memory.demand.observe(Arrivals(observed.dt, observed.num_requests, num_uncached), carried, cold_start_s)
     return replace(memory, demand=demand, watched_s=watched_s, trend=demand.trend(2.0 * cold_start_s))
+
+
+def _queue(observed: Observed, memory: Memory, carried: Capacity, config: AutoscalingConfig) -> Backlog:
+    return Backlog(
+        queued=observed.num_prefill_left * (1.0 - memory.mixture.hit_share) * carried.prefill_s_per_token,
+        work=memory.demand.mean_work(_BACKLOG_WINDOW_S),
+        arrivals=memory.demand.mean_requests(_BACKLOG_WINDOW_S),
+        slack_s=0.5 * config.slo.ttft_s,  # where the mean delay is half of what it may be, some are late already
+    )
 
 
 def _need(situation: _Situation) -> float:
