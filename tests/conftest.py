@@ -1,4 +1,4 @@
-"""Fixtures every tier shares. Tests get the default model from the cache that `make model` fills, or skip and say so."""
+"""Fixtures every tier shares. The default model comes from the cache that `make model` fills; else tests skip, saying so."""
 
 from __future__ import annotations
 
