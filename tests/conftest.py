@@ -1,4 +1,4 @@
-"""Fixtures every tier shares. The default model comes from the cache that `make model` fills; else tests skip, saying so."""
+"""Fixtures every tier shares. The default model comes from the cache that `make model` fills; else tests skip."""
 
 from __future__ import annotations
 

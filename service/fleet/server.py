@@ -100,7 +100,9 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
     except RuntimeError as error:
         raise StartupError(f"The service did not start: {error}") from error
     finally:
-        _shut_down(ray.shutdown)
+        for signum in (signal.SIGINT, signal.SIGTERM):  # nothing is left to cut short
+            signal.signal(signum, signal.SIG_IGN)
+        ray.shutdown()
 
 
 def _drain(deployment: Any, timeout_s: float) -> None:
@@ -110,15 +112,6 @@ def _drain(deployment: Any, timeout_s: float) -> None:
     """
     with suppress(Exception):  # of a replica that dies or hangs: Serve ends it next
         deployment.broadcast("drain", timeout_s).results(timeout_s=timeout_s + DRAIN_MARGIN_S, return_exceptions=True)
-
-
-def _shut_down(*steps: Callable[[], None]) -> None:
-    """Run every step, whatever becomes of the one before; interrupts no longer matter."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for step in steps:
-        with suppress(Exception):
-            step()
 
 
 def _await_ready(settings: Settings) -> None:
