@@ -97,6 +97,11 @@ def conversations(
             yield tuple(turns)
 
 
+def share_of(total: int, worker: int, num_workers: int) -> int:
+    """This worker's part of `total` clients: the first workers have one more where it does not divide."""
+    return (total + num_workers - 1 - worker) // num_workers
+
+
 def stream(seed: int, name: str) -> np.random.Generator:
     """The random stream of one aspect."""
     return np.random.default_rng([seed, *name.encode()])

@@ -27,7 +27,7 @@ from loadtest.kinds import Closed
 from loadtest.prompts import Prompts, Vocabulary
 from loadtest.records import Outcome, Record, RecordWriter
 from loadtest.runner import Runner
-from loadtest.schedule import FilePrompt, PlannedRequest, conversations
+from loadtest.schedule import FilePrompt, PlannedRequest, conversations, share_of
 from loadtest.spec import Scenario
 from loadtest.transport import StreamTransport
 
@@ -185,9 +185,7 @@ async def _send_all(
         runner = Runner(client, prompts, scenario.workload.tenants, limits, spool, stop)
         mine = conversations(assignment.requests, number, num_workers)
         if isinstance(scenario.arrivals, Closed):
-            # Clients are dealt out too: the first workers have one more where it does not divide.
-            concurrency = (scenario.arrivals.concurrency + num_workers - 1 - number) // num_workers
-            await runner.closed_loop(mine, concurrency)
+            await runner.closed_loop(mine, share_of(scenario.arrivals.concurrency, number, num_workers))
         else:
             await runner.open_loop(mine)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from loadtest.errors import ScenarioError
 from loadtest.kinds import Choice, Constant, Distribution, LogNormal, Uniform
 from loadtest.scenario import parse_scenario
-from loadtest.schedule import conversations, make_schedule, sample
+from loadtest.schedule import conversations, make_schedule, sample, share_of
 from loadtest.spec import Scenario
 
 
@@ -44,6 +44,15 @@ def test_workers_share_out_exactly_the_schedule(seed: int, num_workers: int) -> 
     assert sorted(request.index for turns in dealt for request in turns) == list(range(len(requests)))
     assert all([request.turn for request in turns] == list(range(len(turns))) for turns in dealt)
     assert all(len({request.conversation for request in turns}) == 1 for turns in dealt)
+
+
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_clients_are_shared_out_exactly(total: int, num_workers: int) -> None:
+    """The workers' parts add up to the whole and differ by at most one."""
+    parts = [share_of(total, worker, num_workers) for worker in range(num_workers)]
+
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1
 
 
 def test_the_hash_tells_schedules_apart() -> None:
