@@ -30,6 +30,19 @@ _KV_SHARE = 0.9  # of the cache that a full replica may use
 _MAX_RELATIVE_ERROR = 0.25  # an observation that the model misses by more says that something else took the time
 
 
+def prior_of_model(num_parameters: float, weight_bytes: float, bytes_per_s: float, flops_per_s: float) -> StepCost:
+    """What a step should cost on a machine of such bandwidth and arithmetic: the weights are read once a step, and each
+    token is two operations per parameter. Contexts are taken as 1/10,000 of a token each: a first guess, soon replaced.
+    """
+    per_token_s = 2.0 * num_parameters / flops_per_s
+    return StepCost(
+        base_s=weight_bytes / bytes_per_s,
+        per_sequence_s=per_token_s,
+        per_prefill_token_s=per_token_s,
+        per_context_token_s=1e-4 * per_token_s,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """The normal equations of everything seen so far, forgetting, and their solution. JSON: lists of numbers."""

@@ -10,7 +10,7 @@ The largest of the three, within bounds. What is not known holds the fleet where
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from service.autoscaling.backlog import Backlog
 from service.autoscaling.config import AutoscalingConfig
@@ -19,7 +19,7 @@ from service.autoscaling.forecast import Arrivals
 from service.autoscaling.holds import Holds, Prices, Spell
 from service.autoscaling.ledger import Observed, read
 from service.autoscaling.memory import Memory
-from service.autoscaling.reason import Terms, explain
+from service.autoscaling.reason import Learned, Terms, explain
 from service.autoscaling.signals import Snapshot
 
 _RHO = 0.9  # share of its capacity that a replica is planned for: routers are not perfect
@@ -92,9 +92,7 @@ def decide(snapshot: Snapshot, config: AutoscalingConfig, memory: Memory) -> Dec
     learned = replace(
         watched, holds=holds, fit=watched.fit.update(observed.steps), mixture=watched.mixture.observe(observed)
     )
-    numbers = {field.name: float(getattr(terms, field.name)) for field in fields(terms)}
-    numbers["load_with_one_less"] = terms.load_with_one_less
-    return Decision(terms.desired, explain(terms, config), numbers, learned)
+    return Decision(terms.desired, explain(terms, config), terms.numbers(), learned)
 
 
 def _cold_start_s(start_times_s: tuple[float, ...], config: AutoscalingConfig) -> float:
@@ -144,7 +142,7 @@ def _hold(situation: _Situation, need: float) -> Holds:
 
 def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
     observed, memory, config = situation.observed, situation.memory, situation.config
-    cold_start_s, demand, cost = situation.cold_start_s, memory.demand, memory.fit.cost
+    cold_start_s, demand = situation.cold_start_s, memory.demand
     growth = memory.trend * (cold_start_s + _TREND_LAG_S) / _RHO
     # A level that was never priced is worth what would arrive, and miss, in one cold start.
     prior_s = config.replica_s_per_miss * demand.mean_requests(_PRIOR_WINDOW_S) * cold_start_s
@@ -156,7 +154,6 @@ def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
     is_down_forbidden = is_warming_up or observed.num_unknown > 0
     if is_down_forbidden:
         wanted = max(wanted, situation.num_asked - num_lost)
-    mix = memory.mixture.mix
     return Terms(
         num_ready=len(observed.ready),
         num_starting=len(observed.starting),
@@ -175,8 +172,15 @@ def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
         num_unknown=observed.num_unknown,
         is_warming_up=is_warming_up,
         is_down_forbidden=is_down_forbidden,
-        cold_start_s=cold_start_s,
-        requests_per_s=demand.last_requests,
+        learned=_learned(situation),
+    )
+
+
+def _learned(situation: _Situation) -> Learned:
+    memory, cost, mix = situation.memory, situation.memory.fit.cost, situation.memory.mixture.mix
+    return Learned(
+        cold_start_s=situation.cold_start_s,
+        requests_per_s=memory.demand.last_requests,
         prompt_tokens_per_request=mix.num_prompt_tokens,
         output_tokens_per_request=mix.num_output_tokens,
         hit_share=memory.mixture.hit_share,

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from service.autoscaling.config import AutoscalingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What is believed of starts, requests, steps (in seconds) and of the batch at which a replica is full."""
+
+    cold_start_s: float
+    requests_per_s: float
+    prompt_tokens_per_request: float
+    output_tokens_per_request: float
+    hit_share: float
+    work_s_per_request: float
+    step_base_s: float
+    step_s_per_sequence: float
+    step_s_per_prefill_token: float
+    step_s_per_context_token: float
+    batch: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +51,19 @@ class Terms:
     num_unknown: int
     is_warming_up: bool
     is_down_forbidden: bool
-    cold_start_s: float
-    requests_per_s: float
-    prompt_tokens_per_request: float
-    output_tokens_per_request: float
-    hit_share: float
-    work_s_per_request: float
-    step_base_s: float
-    step_s_per_sequence: float
-    step_s_per_prefill_token: float
-    step_s_per_context_token: float
-    batch: float
+    learned: Learned
 
     @property
     def load_with_one_less(self) -> float:
         """Need over one replica less than desired: above 1 the bursts of the last minute would have been late."""
         return (self.need + self.growth) / max(1, self.desired - 1)
+
+    def numbers(self) -> dict[str, float]:
+        """All of it, flat, for logs and metrics."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        learned = values.pop("learned")
+        values |= {field.name: getattr(learned, field.name) for field in fields(learned)}
+        return {name: float(value) for name, value in values.items()} | {"load_with_one_less": self.load_with_one_less}
 
 
 def explain(terms: Terms, config: AutoscalingConfig) -> str:
@@ -57,7 +71,7 @@ def explain(terms: Terms, config: AutoscalingConfig) -> str:
     asked = terms.num_ready + terms.num_starting
     parts = [f"{terms.work:.1f} replicas of work now, {terms.need:.1f} with its bursts"]
     if terms.growth > 0.0:
-        parts.append(f"{terms.need + terms.growth:.1f} in {terms.cold_start_s:.0f} s as it grows")
+        parts.append(f"{terms.need + terms.growth:.1f} in {terms.learned.cold_start_s:.0f} s as it grows")
     if terms.backlog:
         parts.append(
             f"a backlog of {terms.queue_s:.0f} s that {terms.backlog} replicas bring in time in {terms.drained_s:.0f} s"
@@ -80,14 +94,16 @@ def _binding(terms: Terms, asked: int, config: AutoscalingConfig) -> list[str]:
     if terms.num_lost:
         parts.append(f"{terms.num_lost} more for as many that take too long to start")
     if terms.is_down_forbidden and terms.desired == asked:
-        why = (
-            "the fleet has been watched too briefly"
-            if terms.is_warming_up
-            else f"{terms.num_unknown} sources are silent"
-        )
-        parts.append(f"not less, as {why}")
+        parts.append(f"not less, as {_unknown(terms)}")
     if terms.desired == config.max_replicas < wanted + terms.num_lost:
         parts.append(f"no more than max_replicas {config.max_replicas}")
     if terms.desired == config.min_replicas > max(wanted, terms.held):
         parts.append(f"no less than min_replicas {config.min_replicas}")
     return parts
+
+
+def _unknown(terms: Terms) -> str:
+    """Why the fleet may not shrink."""
+    if terms.is_warming_up:
+        return "the fleet has been watched too briefly"
+    return "1 source is silent" if terms.num_unknown == 1 else f"{terms.num_unknown} sources are silent"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.autoscaling.config import Slo
-from service.autoscaling.cost_model import Fit, Mix, capacity
+from service.autoscaling.cost_model import Fit, Mix, capacity, prior_of_model
 from service.autoscaling.signals import EngineLimits, StepTotals
 from service.engine.synthetic import StepCost
 
@@ -67,6 +67,13 @@ def test_no_report_makes_a_cost_negative(reports: list[StepTotals]) -> None:
     for one in reports:
         fit = fit.update([one])
     assert min(fit.theta) >= 0.0
+
+
+def test_a_model_of_known_size_has_a_prior() -> None:
+    """8 billion parameters in 16 GB at 2 TB/s and 400 TFLOP/s: 8 ms a step, 40 µs a token."""
+    prior = prior_of_model(8e9, 16e9, 2e12, 4e14)
+    assert prior.base_s == pytest.approx(8e-3)
+    assert prior.per_prefill_token_s == pytest.approx(4e-5)
 
 
 def test_silence_teaches_nothing() -> None:

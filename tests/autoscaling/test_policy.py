@@ -105,7 +105,7 @@ def test_constant_load_settles_and_stays(rate: float) -> None:
     [
         (snapshot(71.0, *(ready(i, None) for i in range(6))), "6 sources are silent"),
         (snapshot(71.0, *(ready(i, stats(60.0)) for i in range(6))), "6 sources are silent"),
-        (replace(snapshot(71.0, *(ready(i, stats(71.0)) for i in range(6))), ingress=None), "1 sources are silent"),
+        (replace(snapshot(71.0, *(ready(i, stats(71.0)) for i in range(6))), ingress=None), "1 source is silent"),
     ],
 )
 def test_the_unknown_is_not_zero(seen: Snapshot, why: str) -> None:
