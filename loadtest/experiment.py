@@ -19,6 +19,7 @@ import httpx
 from loadtest.assemble import Evidence, assemble
 from loadtest.client import CONNECT_TIMEOUT_S, Client, Endpoint, Timeline
 from loadtest.histogram import GapHistogram
+from loadtest.kinds import Closed
 from loadtest.prompts import load_prompts
 from loadtest.records import Record
 from loadtest.results import RunResult, Verification
@@ -74,6 +75,8 @@ async def run_experiment(
         tenant.key()  # a key that is missing is noticed here, not in a worker
     if num_workers is None:
         num_workers = suggest_workers(scenario, schedule.requests, os.cpu_count() or 1)
+    if isinstance(scenario.arrivals, Closed):
+        num_workers = min(num_workers, scenario.arrivals.concurrency)  # a worker without a client would send nothing
     async with plain_client(where.api_key) as http:
         target = await probe(http, where.url, where.model, scenario.api)
         with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:

@@ -54,6 +54,7 @@ async def test_a_stall_is_seen_by_an_open_loop_and_hidden_by_a_closed_one() -> N
             server,
             workload={"output_tokens": 1},
             arrivals={"kind": "closed", "concurrency": 1, "num_requests": 40},
+            num_workers=2,  # one more than there are clients: it must not swallow its share
         )
 
     since_first = np.array([record.intended_s - records[0].intended_s for record in records])
@@ -68,6 +69,7 @@ async def test_a_stall_is_seen_by_an_open_loop_and_hidden_by_a_closed_one() -> N
     assert closed.latency.ttft_s.p90.value < 0.3
     assert (opened.schedule.loop, closed.schedule.loop) == ("open", "closed")
     assert "closed loop" in closed.verdict
+    assert (closed.counts.ok, closed.schedule.num_workers) == (40, 1)
 
 
 async def test_the_number_of_workers_changes_nothing_that_is_sent() -> None:
