@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from service.autoscaling.config import AutoscalingConfig
@@ -84,7 +85,7 @@ def explain(terms: Terms, config: AutoscalingConfig) -> str:
 def _binding(terms: Terms, asked: int, config: AutoscalingConfig) -> list[str]:
     """What held the fleet up or down against the demand."""
     parts = []
-    wanted = max(terms.need + terms.growth, terms.backlog)
+    wanted = max(math.ceil(terms.need + terms.growth), terms.backlog)
     if terms.held > wanted and terms.held >= terms.desired - terms.num_lost:
         price = "is not known yet" if terms.held_price != terms.held_price else f"is {terms.held_price:.0f} replica-s"
         parts.append(
