@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from service import __version__
+from service.autoscaling.command import simulate
 from service.config import LoadedSettings, Settings, load_settings
 from service.errors import HeadcountError
 
@@ -138,6 +139,9 @@ def prepare(loaded: LoadedSettings) -> None:
     with _download_progress() as progress:
         engine = load_engine(loaded.settings, progress=progress)
     console.print(f"{engine.model_id} is ready in {loaded.settings.cache_path}.")
+
+
+main.add_command(simulate)
 
 
 @contextmanager
