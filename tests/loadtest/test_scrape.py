@@ -65,6 +65,20 @@ async def test_a_server_without_metrics_is_no_error() -> None:
         assert await Scraper(http, "http://127.0.0.1:9").snapshot(0.0) is None
 
 
+async def test_counters_are_read_once_they_stand_still() -> None:
+    """Servers count a moment after the answer: the last snapshot is the one that repeats, and no more are asked for."""
+    values = iter([1, 2, 3, 3])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=f"# TYPE vllm:prompt_tokens counter\nvllm:prompt_tokens_total {next(values)}\n")
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        settled = await Scraper(http, "http://h").settled(9.0)
+
+    assert settled == Snapshot(at_s=9.0, prompt_tokens=3)
+    assert next(values, None) is None
+
+
 @pytest.mark.parametrize("body", [[{"at": 1}, 3], {"decisions": [{"at": 1}]}])
 async def test_decisions_in_either_shape(body: object) -> None:
     """A list, or a list under `decisions`; what is no object is left out."""
