@@ -24,7 +24,7 @@ console = Console(stderr=True, highlight=False)
 # imported, here or in a replica that Ray starts. The default burns the core that the HTTP side, or a neighbour, then
 # needs: decode was 8 times slower (docs/decisions/0004-threads-that-sleep.md).
 SPIN_VARIABLE = "GOMP_SPINCOUNT"
-SPIN_COUNT = "1000"
+SPIN_COUNT = "3000"
 
 
 class Cli(click.Group):
