@@ -167,7 +167,12 @@ def _download_progress() -> Iterator[Callable[[int, int], None]]:
 def _say_ready(settings: Settings) -> None:
     url = settings.url
     body = json.dumps(
-        {"model": settings.model_id, "messages": [{"role": "user", "content": "Why is the sky blue?"}], "stream": True}
+        {
+            "model": settings.model_id,
+            "messages": [{"role": "user", "content": "Why is the sky blue?"}],
+            "max_tokens": 200,  # a small model may ramble on to the end of its context
+            "stream": True,
+        }
     )
     click.echo(
         f"""
