@@ -161,9 +161,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     return Job(
         requests=(request,),
         rules=chat.text_rules(continues_text=bool(chat.continue_final_message)),
-        renderer=ChatRenderer(
-            head, state.tokenizer, with_logprobs=bool(chat.logprobs), include_usage=chat.include_usage
-        ),
+        renderer=ChatRenderer(head, state.tokenizer, with_logprobs=bool(chat.logprobs), stream_usage=chat.stream_usage),
         stream=bool(chat.stream),
     )
 

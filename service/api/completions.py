@@ -94,7 +94,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
         requests=requests,
         rules=fields.text_rules(continues_text=not fields.echo),
         renderer=CompletionRenderer(
-            head, state.tokenizer, with_logprobs=with_logprobs, include_usage=fields.include_usage
+            head, state.tokenizer, with_logprobs=with_logprobs, stream_usage=fields.stream_usage
         ),
         echo=bool(fields.echo),
         stream=bool(fields.stream),

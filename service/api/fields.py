@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from service.api.body import UNSUPPORTED
 from service.api.choice import TextRules
+from service.api.render import StreamUsage
 from service.errors import InvalidRequestError
 from service.types import SamplingParams
 
@@ -63,6 +64,7 @@ class StreamOptions(StrictModel):
     unsupported: ClassVar[Unsupported] = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationFields(StrictModel):
@@ -101,8 +103,11 @@ class GenerationFields(StrictModel):
         return self
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+    def stream_usage(self) -> StreamUsage:
+        options = self.stream_options or StreamOptions()
+        if options.continuous_usage_stats:
+            return StreamUsage.EVERY
+        return StreamUsage.LAST if options.include_usage else StreamUsage.NONE
 
     def sampling(self, as_sent: Mapping[str, str], **derived: int | None) -> SamplingParams:
         """The sampling parameters; `derived` are those that depend on the prompt or the endpoint.

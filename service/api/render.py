@@ -9,6 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import chain
 from typing import ClassVar
 
@@ -44,17 +45,25 @@ class Head:
         }
 
 
+class StreamUsage(Enum):
+    """Which chunks of a stream tell the usage. With LAST it is an extra one, and the others have `usage: null`."""
+
+    NONE = 0
+    LAST = 1
+    EVERY = 2  # the usage so far in each chunk, and the extra one too
+
+
 class Renderer(ABC):
-    """Renders one answer. `include_usage` is about streams: a last chunk with the usage, and `usage: null` before."""
+    """Renders one answer, whole or as the chunks of a stream."""
 
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
 
-    def __init__(self, head: Head, tokenizer: Tokenizer, *, with_logprobs: bool, include_usage: bool) -> None:
+    def __init__(self, head: Head, tokenizer: Tokenizer, *, with_logprobs: bool, stream_usage: StreamUsage) -> None:
         self._head = head
         self._tokenizer = tokenizer
         self._with_logprobs = with_logprobs
-        self._include_usage = include_usage
+        self._stream_usage = stream_usage
         self._templates: dict[int, tuple[bytes, bytes]] = {}
 
     @abstractmethod
@@ -88,31 +97,35 @@ class Renderer(ABC):
             choices.append(self._whole(index, whole.text, logprobs, whole.finish_reason))
         return {**self._head.fields(self.kind), "choices": choices, "usage": _usage(tally)}
 
-    def events(self, piece: Piece) -> bytes:
-        """The events that show `piece`: none while its text is held back."""
+    def events(self, piece: Piece, tally: Tally) -> bytes:
+        """The events that show `piece`: none while its text is held back. `tally` counts as far as that."""
         data = b""
         if piece.choice not in self._templates:
             self._templates[piece.choice] = self._template(piece.choice)
             opening = self._opening(piece.choice)
-            data += self._chunk(opening) if opening else b""
+            data += self._chunk(opening, tally) if opening else b""
         if self._with_logprobs and piece.logprobs:
-            data += self._chunk(self._part(piece.choice, piece.text, self._logprobs(piece)))
+            data += self._chunk(self._part(piece.choice, piece.text, self._logprobs(piece)), tally)
+        elif piece.text and self._stream_usage is StreamUsage.EVERY:
+            data += self._chunk(self._part(piece.choice, piece.text, None), tally)
         elif piece.text:
             # The path of nearly every token: nothing but its text is serialised.
             before, after = self._templates[piece.choice]
             data += before + json.dumps(piece.text).encode() + after
         if piece.finish_reason is not None:
-            data += self._chunk(self._ending(piece.choice, piece.finish_reason))
+            data += self._chunk(self._ending(piece.choice, piece.finish_reason), tally)
         return data
 
     def closing(self, tally: Tally) -> bytes:
         """The event with the usage, if it was asked for."""
-        if not self._include_usage:
+        if self._stream_usage is StreamUsage.NONE:
             return b""
         return sse.event({**self._head.fields(self.chunk_kind), "choices": [], "usage": _usage(tally)})
 
-    def _chunk(self, choice: Json) -> bytes:
-        usage: Json = {"usage": None} if self._include_usage else {}
+    def _chunk(self, choice: Json, tally: Tally | None = None) -> bytes:
+        usage: Json = {} if self._stream_usage is StreamUsage.NONE else {"usage": None}
+        if self._stream_usage is StreamUsage.EVERY and tally is not None:
+            usage = {"usage": _usage(tally)}
         return sse.event({**self._head.fields(self.chunk_kind), "choices": [choice], **usage})
 
     def _template(self, index: int) -> tuple[bytes, bytes]:

@@ -68,9 +68,9 @@ async def _events(
 ) -> AsyncGenerator[bytes, None]:
     """The events of a stream. The status is sent by now, so a failure is an event too; `[DONE]` always comes last."""
     try:
-        yield job.renderer.events(first)
+        yield job.renderer.events(first, tally)
         async for piece in rest:
-            if events := job.renderer.events(piece):
+            if events := job.renderer.events(piece, tally):
                 yield events
         yield job.renderer.closing(tally)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client is told

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionStreamOptionsParam
 
 from service.api.app import create_app
 from service.errors import OverloadedError, UnavailableError
@@ -101,6 +101,23 @@ async def test_no_usage_unless_asked_for() -> None:
 
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, "stop"]
     assert all("usage" not in chunk.model_fields_set for chunk in chunks)
+
+
+async def test_usage_so_far_in_every_chunk() -> None:
+    """With continuous_usage_stats, an extension that load testers ask for, each chunk counts the tokens so far."""
+    async with client_of(say("abc", finish=FinishReason.LENGTH)) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL_ID,
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            stream_options=cast("ChatCompletionStreamOptionsParam", {"continuous_usage_stats": True}),
+        )
+        usages = [chunk.usage async for chunk in stream]
+
+    counts = [usage.completion_tokens for usage in usages if usage is not None]
+    assert len(counts) == len(usages) > 4
+    assert counts == sorted(counts)
+    assert (counts[1], counts[-1]) == (1, 3)
 
 
 async def test_several_choices() -> None:
