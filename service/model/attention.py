@@ -55,7 +55,7 @@ class TileGroup:
     unit_blocks: Tensor  # [U * KV_TILE / block_size] int64
     hidden: Tensor  # [U, 1, R, 1, T] bool: keys that a query may not see
     absent: Tensor  # [U, 1, T, 1] bool: slots that hold no key of the sequence, but perhaps what another left there
-    units_per_round: tuple[int, ...]  # number of query tiles that have a unit k, for k = 0, 1, …
+    rounds: tuple[tuple[int, int], ...]  # for k = 0, 1, …: the first unit k, and how many query tiles have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,9 @@ def _build_group(
     order = np.argsort(-num_units, kind="stable")
     tiles, first_key_tile, num_units = tiles[order], first_key_tile[order], num_units[order]
 
-    rounds = np.arange(num_units[0])[:, None] < num_units[None, :]  # [round, Q]: sorted, so each row is a prefix
-    unit_round, unit_tile = np.nonzero(rounds)
+    has_unit = np.arange(num_units[0])[:, None] < num_units[None, :]  # [round, Q]: sorted, so each row is a prefix
+    counts = has_unit.sum(axis=1)
+    unit_round, unit_tile = np.nonzero(has_unit)
     key_tile = first_key_tile[unit_tile] + unit_round
     blocks_per_tile = KV_TILE // block_size
     block_index = key_tile[:, None] * blocks_per_tile + np.arange(blocks_per_tile)
@@ -137,7 +138,7 @@ def _build_group(
         unit_blocks=tensor(unit_blocks.reshape(-1)),
         hidden=tensor(hidden[:, None, :, None, :]),
         absent=tensor(key_at[:, :, :, None] >= tiles[unit_tile, 4][:, None, None, None]),
-        units_per_round=tuple(int(n) for n in rounds.sum(axis=1)),
+        rounds=tuple(zip((np.cumsum(counts) - counts).tolist(), counts.tolist(), strict=True)),
     )
 
 
@@ -173,8 +174,8 @@ def _attend_group(query: Tensor, cache: LayerCache, group: TileGroup, scale: flo
     visible.masked_fill_(group.hidden, float("-inf"))
 
     peak = scores.amax(-1)  # [U, KVH, rows]
-    tile_peak = peak[: group.units_per_round[0]].clone()
-    for first, count in _rounds(group)[1:]:
+    tile_peak = peak[:num_tiles].clone()
+    for first, count in group.rounds[1:]:
         torch.maximum(tile_peak[:count], peak[first : first + count], out=tile_peak[:count])
     weights = scores.sub_(tile_peak.index_select(0, group.unit_tile).unsqueeze(-1)).exp_()
 
@@ -182,19 +183,13 @@ def _attend_group(query: Tensor, cache: LayerCache, group: TileGroup, scale: flo
     values.view(-1, num_kv_heads, KV_TILE, head_dim).masked_fill_(group.absent, 0.0)  # 0 × NaN is NaN
     partial = torch.bmm(weights.flatten(0, 1), values).view(-1, num_kv_heads, padded_rows, head_dim)
     partial_sum = weights.sum(-1, keepdim=True)
-    total, total_sum = partial[: group.units_per_round[0]], partial_sum[: group.units_per_round[0]]
-    for first, count in _rounds(group)[1:]:
+    total, total_sum = partial[:num_tiles], partial_sum[:num_tiles]
+    for first, count in group.rounds[1:]:
         total[:count].add_(partial[first : first + count])
         total_sum[:count].add_(partial_sum[first : first + count])
     result = total.div_(total_sum)[:, :, :num_rows].view(num_tiles, num_kv_heads, size, per_kv_head, head_dim)
     flat = result.transpose(1, 2).reshape(num_tiles * size, num_heads, head_dim).to(query.dtype)
     output.index_copy_(0, group.rows.index_select(0, group.valid), flat.index_select(0, group.valid))
-
-
-def _rounds(group: TileGroup) -> list[tuple[int, int]]:
-    """(first unit, number of units) of each round."""
-    firsts = np.concatenate(([0], np.cumsum(group.units_per_round)))[:-1]
-    return list(zip(firsts.tolist(), group.units_per_round, strict=True))
 
 
 def _gather(blocks: Tensor, unit_blocks: Tensor) -> Tensor:
