@@ -109,10 +109,6 @@ class Capacity:
     decode_s: float
     decode_span_s: float
 
-    @property
-    def requests_per_s(self) -> float:
-        return 1.0 / self.work_s
-
 
 def capacity(cost: StepCost, mix: Mix, slo: Slo, limits: EngineLimits) -> Capacity:
     """The operating point: the largest batch in balance (prompts come in as fast as outputs go out) that keeps the step

@@ -12,11 +12,12 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from service.fleet.environment import free_port
 
 NUM_STREAMS = 16
 NUM_TOKENS = 300
@@ -26,7 +27,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     for plane in ("haproxy", "serve"):
-        port = _free_port()
+        port = free_port()
         command = [sys.executable, "-m", "service.cli", "serve", "--runner", "synthetic", "--synthetic-cost", COST]
         command += ["--port", str(port), "--data-plane", plane]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
@@ -76,13 +77,6 @@ def _cpu_seconds() -> dict[str, float]:
             if mark in command:
                 seconds[name] += (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     return seconds
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -80,10 +80,6 @@ class Sequence:
         return len(self.token_ids) - self.num_computed_tokens
 
     @property
-    def is_finished(self) -> bool:
-        return self.status is SequenceStatus.FINISHED
-
-    @property
     def forbidden_token_ids(self) -> frozenset[int]:
         """What must not come next: a stop token before `min_tokens` others."""
         return self.stop_token_ids if self.num_output_tokens < self.sampling.min_tokens else frozenset()

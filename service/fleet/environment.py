@@ -45,8 +45,9 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": _free_port(),
-        "RAY_SERVE_HAPROXY_STATS_PORT": _free_port(),
+        # Serve gives HAProxy's own pages fixed ports: a second server on this machine would not start.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(settings.drain_timeout_s) + DEREGISTRATION_S),
     }
@@ -69,11 +70,12 @@ def uses_haproxy(settings: Settings) -> bool:
     return settings.data_plane == "haproxy"
 
 
-def _free_port() -> str:
-    """For HAProxy's own pages, which Serve gives fixed ports: a second server on this machine would not start."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port on which nothing listens at the moment; "" is every address."""
     with socket.socket() as probe:
-        probe.bind(("", 0))
-        return str(probe.getsockname()[1])
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def apply(variables: Mapping[str, str], environment: MutableMapping[str, str]) -> None:

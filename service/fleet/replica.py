@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
-from service.api.state import ApiState
+from service.api.state import MIB, ApiState
 from service.assembly import Engine, load_engine
 from service.config import Settings
 from service.engine.loop import EngineBackend, LoopConfig
@@ -20,8 +20,6 @@ from service.errors import EngineError
 from service.metrics.exposition import render
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder, ReplicaInfo
-
-MIB = 1 << 20
 
 
 class Replica:
