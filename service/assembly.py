@@ -48,7 +48,7 @@ def load_engine(
     settings: Settings, *, clock: Callable[[], float] = time.monotonic, progress: Progress | None = None
 ) -> Engine:
     """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.num_replicas))
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas))
     runner: Runner
     if settings.runner == "synthetic":
         tokenizer, cache_dtype = Tokenizer(byte_level_parts()), "none"
@@ -113,7 +113,7 @@ def _num_blocks(settings: Settings, model: Transformer, max_model_len: int) -> i
         one_sequence = model.kv_bytes_per_block * -(-max_model_len // model.block_size)
         wanted = max(DEFAULT_KV_BYTES, one_sequence)
         if available is not None:
-            wanted = min(wanted, int(available * KV_SHARE_OF_FREE_MEMORY / settings.num_replicas))
+            wanted = min(wanted, int(available * KV_SHARE_OF_FREE_MEMORY / settings.max_replicas))
     num_blocks = wanted // model.kv_bytes_per_block
     if num_blocks * model.block_size < MIN_KV_TOKENS:
         raise StartupError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError
@@ -32,6 +32,12 @@ def _block_size(value: int) -> int:
     """A key tile of the plain PyTorch attention is made of whole blocks."""
     if value not in (16, 32, 64):
         raise ValueError("must be 16, 32 or 64")
+    return value
+
+
+def _max_replicas(value: int, info: ValidationInfo) -> int:
+    if value < info.data.get("min_replicas", 0):
+        raise ValueError(f"must be at least min_replicas, which is {info.data['min_replicas']}")
     return value
 
 
@@ -88,15 +94,42 @@ class Settings(BaseModel):
     log_prompts: bool = Field(False, description="put prompts into the request log")
 
     # the fleet
-    num_replicas: int = Field(1, ge=1, le=1024, description="replicas, each with its own engine")
+    min_replicas: int = Field(
+        1, ge=0, le=1024, description="fewest replicas; 0: none while nobody asks, and the first request waits for one"
+    )
+    max_replicas: Annotated[int, AfterValidator(_max_replicas)] = Field(
+        1, ge=1, le=1024, validate_default=True, description="most replicas, each with its own engine"
+    )
+    slo_ttft_s: float = Field(2.0, gt=0, description="a request is served well when its first token comes in this time")
+    slo_tpot_s: float = Field(0.1, gt=0, description="... and the others within this time each, on average")
+    price_per_replica_hour: float = Field(1.0, gt=0, description="what an hour of a replica costs, in any currency")
+    price_per_miss: float | None = Field(
+        None, gt=0, description="what a request that is not served well costs; default: as much as 30 s of a replica"
+    )
     data_plane: Literal["auto", "haproxy", "serve"] = Field("auto", description="what stands before the replicas")
     replica_cpus: float = Field(0.0, ge=0, description="CPUs that Ray reserves for a replica")
     drain_timeout_s: float = Field(60.0, ge=0, description="longest wait for running requests at shutdown")
+    scale_down_timeout_s: float = Field(
+        3600.0, ge=0, description="longest wait for running requests of a replica that is no longer needed"
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="where the replicas of each node serve their metrics; default: at /metrics only",
+    )
+    state_dir: Path = Field(
+        Path("~/.local/state/headcount"), description="what the autoscaler has learned, and the record of its decisions"
+    )
     startup_timeout_s: float = Field(600.0, gt=0, description="longest wait for the replicas to be ready")
 
     @property
     def cache_path(self) -> Path:
         return self.cache_dir.expanduser().absolute()
+
+    @property
+    def state_path(self) -> Path:
+        return self.state_dir.expanduser().absolute()
 
     @property
     def model_id(self) -> str:
@@ -156,7 +189,8 @@ def load_settings(*, flags: Mapping[str, object], environment: Mapping[str, str]
         key = str(first["loc"][0])
         reason = first["msg"].removeprefix("Value error, ")
         reason = reason[:1].lower() + reason[1:]
-        raise ConfigError(f"{key} = {values[key]!r} ({origins[key]}) is not valid: {reason}.") from None
+        value = values.get(key, Settings.model_fields[key].default)
+        raise ConfigError(f"{key} = {value!r} ({origins[key]}) is not valid: {reason}.") from None
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

@@ -24,7 +24,7 @@ def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None
     assert (loaded.settings.port, loaded.origins["port"]) == (3, "flag")
     assert (loaded.settings.max_num_seqs, loaded.origins["max_num_seqs"]) == (4, "environment")
     assert (loaded.settings.host, loaded.origins["host"]) == ("0.0.0.0", str(file))  # noqa: S104 - a value, not a socket
-    assert (loaded.settings.num_replicas, loaded.origins["num_replicas"]) == (1, "default")
+    assert (loaded.settings.min_replicas, loaded.origins["min_replicas"]) == (1, "default")
 
 
 @pytest.mark.parametrize(

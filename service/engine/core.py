@@ -104,6 +104,7 @@ class EngineCore:
         ]
         self._unfinished[request.request_id] = sequences
         for sequence in sequences:
+            self._record.arrive(sequence)
             self._scheduler.add(sequence)
 
     def abort(self, request_id: str) -> None:
@@ -166,6 +167,7 @@ class EngineCore:
             duration_s=duration_s,
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
+            num_prefill_left=self._scheduler.num_prefill_left,
             kv_usage=self._blocks.usage,
         )
         return StepOutput(record.events, stats)

@@ -35,6 +35,12 @@ class Scheduler:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def num_prefill_left(self) -> int:
+        """Known tokens that wait to be computed, but for the one that a decoding sequence computes next."""
+        waiting = sum(sequence.num_uncomputed_tokens for sequence in self._waiting)
+        return waiting + sum(sequence.num_uncomputed_tokens - 1 for sequence in self._running)
+
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
 

@@ -21,13 +21,26 @@ class StepRecord:
     _finished: list[tuple[FinishReason, SequenceTimings]] = field(default_factory=list)
     _ttft_s: list[float] = field(default_factory=list)
     _itl_s: list[float] = field(default_factory=list)
+    _num_arrived: int = 0
+    _num_arrived_prompt_tokens: int = 0
+    _num_scheduled: int = 0
+    _num_prefill_tokens: int = 0
+    _num_context_tokens: int = 0
     _num_prompt_tokens: int = 0
     _num_preemptions: int = 0
     _num_prefix_queried_tokens: int = 0
     _num_prefix_hit_tokens: int = 0
 
+    def arrive(self, sequence: Sequence) -> None:
+        """Take note of a sequence that was accepted."""
+        self._num_arrived += 1
+        self._num_arrived_prompt_tokens += sequence.num_prompt_tokens
+
     def schedule(self, batch: Batch, at: float) -> None:
         """Take note of what the step is about to compute."""
+        self._num_scheduled += len(batch.scheduled)
+        self._num_prefill_tokens += batch.num_new_tokens - len(batch.scheduled)
+        self._num_context_tokens += sum(scheduled.end for scheduled in batch.scheduled)
         self._num_preemptions += batch.num_preemptions
         for sequence in batch.admitted:
             if sequence.num_preemptions == 0:
@@ -64,12 +77,20 @@ class StepRecord:
             )
         )
 
-    def stats(self, *, duration_s: float, num_running: int, num_waiting: int, kv_usage: float) -> StepStats:
+    def stats(
+        self, *, duration_s: float, num_running: int, num_waiting: int, num_prefill_left: int, kv_usage: float
+    ) -> StepStats:
         return StepStats(
             duration_s=duration_s,
             num_running=num_running,
             num_waiting=num_waiting,
+            num_prefill_left=num_prefill_left,
             kv_usage=kv_usage,
+            num_arrived=self._num_arrived,
+            num_arrived_prompt_tokens=self._num_arrived_prompt_tokens,
+            num_scheduled=self._num_scheduled,
+            num_prefill_tokens=self._num_prefill_tokens,
+            num_context_tokens=self._num_context_tokens,
             num_prompt_tokens=self._num_prompt_tokens,
             num_output_tokens=len(self._ttft_s) + len(self._itl_s),
             num_preemptions=self._num_preemptions,

@@ -29,7 +29,7 @@ def application(settings: Settings) -> Application:
     deployment: serve.Deployment = serve.deployment(  # type: ignore[assignment]
         serve.ingress()(Replica),
         name="Replica",
-        num_replicas=settings.num_replicas,
+        num_replicas=settings.max_replicas,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options=actor_options,
         graceful_shutdown_wait_loop_s=0.5,

@@ -83,7 +83,7 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1")
         # SIGTERM interrupts as Ctrl-C does; Ray has just put its own handler in place.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        say(f"Starting {settings.num_replicas} replica(s) of {settings.model_id} …")
+        say(f"Starting {settings.min_replicas} replica(s) of {settings.model_id} …")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port, "location": "HeadOnly"})
         deployment = serve.run(application(settings), name=NAME, route_prefix="/")

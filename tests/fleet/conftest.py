@@ -13,5 +13,7 @@ from tests.fleet.server_process import ServerProcess, running_server
 @pytest.fixture(scope="session")
 def server(default_model_path: Path) -> Iterator[ServerProcess]:
     assert default_model_path.exists()
-    with running_server("--num-replicas", "2", "--threads", "1", "--kv-cache-gib", "0.25") as running:
+    with running_server(
+        "--min-replicas", "2", "--max-replicas", "2", "--threads", "1", "--kv-cache-gib", "0.25"
+    ) as running:
         yield running
