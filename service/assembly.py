@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from service.autoscaling.cost_model import prior_of_model
 from service.config import Settings
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.runner import ModelRunner
 from service.engine.runner_protocol import Runner
-from service.engine.synthetic import SyntheticRunner
+from service.engine.synthetic import StepCost, SyntheticRunner
 from service.errors import ConfigError, StartupError
 from service.model.hub import Progress, resolve_model
 from service.model.loader import load_model
@@ -31,6 +32,9 @@ DEFAULT_KV_BYTES = 2 * GIB
 KV_SHARE_OF_FREE_MEMORY = 0.4
 MIN_KV_TOKENS = 256
 SYNTHETIC_MODEL_LEN = 8192
+# An ordinary machine of each kind: believed for a minute, until steps have been measured.
+CPU_BYTES_PER_S, CPU_FLOPS = 3e10, 3e11
+CUDA_BYTES_PER_S, CUDA_FLOPS = 1e12, 1e14
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,21 @@ def load_engine(
         prefix_caching=settings.prefix_caching,
     )
     return Engine(EngineCore(runner, config, clock), runner, tokenizer, settings.model_id, cache_dtype)
+
+
+def expected_step_cost(settings: Settings, engine: Engine) -> StepCost:
+    """What a step should cost before any has run: a guess from the size of the model, for the autoscaler's start."""
+    if not isinstance(engine.runner, ModelRunner):
+        return settings.synthetic_cost
+    model = engine.runner.model
+    num_weights = sum(linear.num_weights for linear in model.linears)
+    is_cpu = model.device.type == "cpu"
+    return prior_of_model(
+        num_parameters=num_weights,
+        weight_bytes=num_weights * model.dtype.itemsize,
+        bytes_per_s=CPU_BYTES_PER_S if is_cpu else CUDA_BYTES_PER_S,
+        flops_per_s=CPU_FLOPS if is_cpu else CUDA_FLOPS,
+    )
 
 
 def _synthetic_runner(settings: Settings, tokenizer: Tokenizer) -> Runner:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from service.types import GenerateRequest, TokenEvent
 
@@ -59,4 +59,17 @@ class Backend(Protocol):
 
     def health(self) -> Health:
         """Never blocks."""
+        ...
+
+
+class FleetView(Protocol):
+    """What can be asked about all replicas together; answers are JSON.
+
+    Raises UnavailableError while the autoscaler does not answer.
+    """
+
+    async def status(self) -> Mapping[str, Any]: ...
+
+    async def decisions(self, since: int, limit: int, *, only_changes: bool) -> Sequence[Mapping[str, Any]]:
+        """The latest `limit` of those numbered above `since`, oldest first."""
         ...

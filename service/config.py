@@ -116,7 +116,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=65535,
-        description="where the replicas of each node serve their metrics; default: at /metrics only",
+        description="where each node serves the metrics of its replicas; default: nowhere",
     )
     state_dir: Path = Field(
         Path("~/.local/state/headcount"), description="what the autoscaler has learned, and the record of its decisions"

@@ -164,9 +164,9 @@ class TokenEvent:
 class StepStats:
     """What one engine step did, for whoever keeps the metrics. Times in seconds, ratios 0-1.
 
-    Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed) and
-    `kv_usage` are the state after it. `num_scheduled` sequences took part: `num_prefill_tokens` are their new tokens
-    beyond the first of each, `num_context_tokens` what they attend to. `num_arrived` sequences with
+    Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed)
+    and `kv_usage` are the state after it. `num_scheduled` sequences took part: `num_prefill_tokens` are their new
+    tokens beyond the first of each, `num_context_tokens` what they attend to. `num_arrived` sequences with
     `num_arrived_prompt_tokens` came since the step before. `ttft_s` and `itl_s` hold one entry per token that was a
     first or a later one. `finished` has one entry per sequence that ended.
     """

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service.api import chat, completions
 from service.api.errors import answer_error
+from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
 from service.api.openapi import MODEL_ID_PARAMETER, answers, errors, openapi_of, request_body
 from service.api.respond import GenerationResponse
@@ -43,6 +44,8 @@ def create_app(state: ApiState) -> FastAPI:
     app.include_router(_generation_routes(state))
     app.include_router(_model_routes(state))
     app.include_router(_operation_routes(state))
+    if state.fleet is not None:
+        app.include_router(fleet_routes(state.fleet))
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     if state.cors_origins:
         app.add_middleware(

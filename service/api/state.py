@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.backend import Backend
+from service.backend import Backend, FleetView
 from service.errors import UnknownModelError
 from service.metrics.recorder import Recorder
 from service.text.tokenizer import Tokenizer
@@ -22,7 +22,8 @@ class ApiState:
     """`model_id` is the name clients ask for, `created_at` a Unix time; `render_metrics` gives body and content type.
 
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
-    ("*" for any). `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
+    ("*" for any). `fleet` is there where the whole fleet can be asked about, not in a single replica. `clock` is
+    monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
     backend: Backend
@@ -35,6 +36,7 @@ class ApiState:
     max_body_bytes: int = 4 * MIB
     log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()
+    fleet: FleetView | None = None
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from service.autoscaling.config import AutoscalingConfig, Slo
+from service.autoscaling.config import AutoscalingConfig
 from service.autoscaling.simulator import html, regret
 from service.autoscaling.simulator.fleet import Fleet, FleetConfig
 from service.autoscaling.simulator.made_traces import SHAPES, made_trace
@@ -21,6 +21,7 @@ from service.autoscaling.simulator.measures import Summary, summarise
 from service.autoscaling.simulator.policies import POLICIES, Choice, Setting
 from service.autoscaling.simulator.trace_files import read_trace
 from service.autoscaling.simulator.workload import Workload
+from service.autoscaling.slo import Slo
 from service.errors import ConfigError
 
 

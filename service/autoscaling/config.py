@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError
 
 _COST_PRIOR = StepCost(base_s=0.02, per_sequence_s=1e-3, per_prefill_token_s=2e-4, per_context_token_s=1e-7)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
-    """A request is met when its first token comes within `ttft_s` (beyond the time its own prompt takes on an idle
-    replica) and the others within `tpot_s` each, on average. Raises ConfigError, naming the target."""
-
-    ttft_s: float = 2.0
-    tpot_s: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0.0):
-                raise ConfigError(f"{name} must be a positive number of seconds, but is {value:g}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +19,7 @@ class AutoscalingConfig:
     better, within a minute. Raises ConfigError, naming the setting.
     """
 
-    slo: Slo = Slo()
+    slo: Slo = field(default_factory=Slo)
     replica_s_per_miss: float = 30.0
     min_replicas: int = 1
     max_replicas: int = 24

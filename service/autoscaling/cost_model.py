@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.autoscaling.config import Slo
 from service.autoscaling.signals import EngineLimits, StepTotals
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 
 Array = NDArray[np.float64]

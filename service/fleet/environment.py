@@ -49,7 +49,8 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(settings.drain_timeout_s) + DEREGISTRATION_S),
+        # A change of replicas starts HAProxy anew; the old one keeps the streams that it has.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(settings.scale_down_timeout_s) + DEREGISTRATION_S),
     }
 
 
@@ -83,6 +84,12 @@ def apply(variables: Mapping[str, str], environment: MutableMapping[str, str]) -
         environment.setdefault(name, value)
 
 
-def state_directory(port: int) -> Path:
+def run_directory(port: int) -> Path:
     """Where this server's sockets and metric files live: short (socket paths are), and cleared at each start."""
     return Path(tempfile.gettempdir()) / f"headcount-{os.getuid()}-{port}"
+
+
+def metrics_directory(settings: Settings, *, of_front: bool = False) -> Path:
+    """What the processes of a node count together. Where each node tells its own (`metrics_port`), the front, which
+    may share a node with replicas, keeps out of it."""
+    return run_directory(settings.port) / ("front" if of_front and settings.metrics_port is not None else "metrics")

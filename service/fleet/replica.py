@@ -7,52 +7,74 @@ import time
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
-from service.assembly import Engine, load_engine
+from service.assembly import Engine, expected_step_cost, load_engine
+from service.autoscaling.report import Collector, Report
+from service.autoscaling.signals import EngineLimits
 from service.config import Settings
 from service.engine.loop import EngineBackend, LoopConfig
 from service.errors import EngineError
-from service.metrics.exposition import render
+from service.fleet.asgi import at_root, without_request_id
+from service.fleet.brain import slo_of
+from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder, ReplicaInfo
+from service.types import StepStats
 
 
 class Replica:
     """The deployment class. Serve calls `__serve_build_asgi_app__` once after the constructor."""
 
     def __init__(self, settings: Settings, metrics_directory: str) -> None:
+        started_at = time.monotonic()
         directory = Path(metrics_directory)
         configure(directory)
         # Serve has put a logger in place of sys.stderr, which would wrap each of our lines into one of its own.
         configure_logging(settings.log_format, stream=sys.__stderr__)
-        engine = load_engine(settings)
-        recorder = Recorder(_info(settings, engine), CollectorRegistry())
+        if settings.metrics_port is not None:
+            serve_metrics(directory, settings.metrics_port)
+        self._engine = load_engine(settings)
+        self._collector = Collector(slo_of(settings))
+        self._recorder = Recorder(_info(settings, self._engine), CollectorRegistry())
         self._backend = EngineBackend(
-            engine.core,
+            self._engine.core,
             LoopConfig(max_waiting=settings.max_waiting, heartbeat_timeout_s=settings.heartbeat_timeout_s),
-            observer=recorder.on_step,
+            observer=self._on_step,
         )
         self._backend.start()
         self._state = ApiState(
             backend=self._backend,
-            tokenizer=engine.tokenizer,
-            model_id=engine.model_id,
+            tokenizer=self._engine.tokenizer,
+            model_id=self._engine.model_id,
             version=__version__,
             created_at=int(time.time()),
-            recorder=recorder,
+            recorder=self._recorder,
             render_metrics=lambda: render(directory),
             max_body_bytes=int(settings.max_body_mib * MIB),
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
         )
+        self._limits, self._cost_prior = _limits(self._engine), expected_step_cost(settings, self._engine)
+        self._start_up_s = time.monotonic() - started_at
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return without_request_id(create_app(self._state))
+        return at_root(without_request_id(create_app(self._state)))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve once a second, for the autoscaling policy."""
+        report = Report(
+            stats=self._collector.read(time.time()),
+            limits=self._limits,
+            cost_prior=self._cost_prior,
+            start_up_s=self._start_up_s,
+            is_draining=not self._backend.health().ready,
+        )
+        return report.to_numbers()
 
     def check_health(self) -> None:
         """Called by Serve: raises when the engine's heartbeat has stopped, so that the replica is replaced."""
@@ -69,29 +91,28 @@ class Replica:
         if hasattr(self, "_backend"):
             self._backend.close()
 
-
-def without_request_id(app: ASGIApp) -> ASGIApp:
-    """`app` without x-request-id in its answers: Serve's own server adds the same one, and two are one too many."""
-
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_without(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                kept = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
-                message = {**message, "headers": kept}
-            await send(message)
-
-        await app(scope, receive, send_without)
-
-    return wrapped
+    def _on_step(self, step: StepStats) -> None:
+        self._recorder.on_step(step)
+        self._collector.on_step(step)
 
 
 def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
     return ReplicaInfo(
         model_name=engine.model_id,
-        version=__version__,
         max_model_len=engine.core.max_model_len,
         num_blocks=engine.runner.num_blocks,
         block_size=engine.runner.block_size,
         cache_dtype=engine.cache_dtype,
         prefix_caching=settings.prefix_caching,
+        slo=slo_of(settings),
+    )
+
+
+def _limits(engine: Engine) -> EngineLimits:
+    config, runner = engine.core.config, engine.runner
+    return EngineLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        kv_tokens=runner.num_blocks * runner.block_size,
+        block_size=runner.block_size,
     )

@@ -19,7 +19,7 @@ import httpx
 
 from service.config import Settings, as_environment
 from service.errors import StartupError
-from service.fleet.environment import apply, ray_environment, state_directory
+from service.fleet.environment import apply, ray_environment, run_directory
 
 PROBE_PERIOD_S = 0.2
 PROBE_TIMEOUT_S = 5.0
@@ -34,7 +34,7 @@ def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Call
     """
     check_port(settings.host, settings.port)
     prepare(settings)
-    directory = state_directory(settings.port)
+    directory = run_directory(settings.port)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700)
     apply(ray_environment(settings, directory), os.environ)
@@ -75,9 +75,12 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
     import ray  # noqa: PLC0415 - Ray reads its environment when it is imported
     from ray import serve  # noqa: PLC0415
 
-    from service.fleet.application import NAME, application  # noqa: PLC0415
+    from service.fleet import names  # noqa: PLC0415
+    from service.fleet.application import application  # noqa: PLC0415
+    from service.fleet.front import front  # noqa: PLC0415
 
-    deployment: Any = None  # a handle, once it runs
+    replicas: Any = None  # handles of the two deployments, once they run
+    fleet: Any = None
     try:
         say("Starting Ray …")
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, _node_ip_address="127.0.0.1")
@@ -86,16 +89,17 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
         say(f"Starting {settings.min_replicas} replica(s) of {settings.model_id} …")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": settings.host, "port": settings.port, "location": "HeadOnly"})
-        deployment = serve.run(application(settings), name=NAME, route_prefix="/")
+        replicas = serve.run(application(settings), name=names.MODEL_APPLICATION, route_prefix=names.MODEL_PREFIX)
+        fleet = serve.run(front(settings), name=names.FRONT_APPLICATION, route_prefix=names.FRONT_PREFIX)
         _await_ready(settings)
         on_ready()
         threading.Event().wait()
     except KeyboardInterrupt:
         say(f"Draining: what is running has {settings.drain_timeout_s:g} s to finish; interrupt again to cut it short.")
         with suppress(KeyboardInterrupt):
-            if deployment is not None:
-                _drain(deployment, settings.drain_timeout_s)
-            serve.delete(NAME)
+            _drain(replicas, fleet, settings.drain_timeout_s)
+            for name in (names.MODEL_APPLICATION, names.FRONT_APPLICATION):
+                serve.delete(name)
         say("Stopped.")
     except RuntimeError as error:
         raise StartupError(f"The service did not start: {error}") from error
@@ -105,13 +109,18 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
         ray.shutdown()
 
 
-def _drain(deployment: Any, timeout_s: float) -> None:
-    """Have every replica finish what it has and refuse what is new.
+def _drain(replicas: Any, fleet: Any, timeout_s: float) -> None:
+    """Have every replica finish what it has and refuse what is new, and the front say so.
 
     Left to itself, Serve takes the route away first (404 for who comes now) or keeps sending new requests.
     """
-    with suppress(Exception):  # of a replica that dies or hangs: Serve ends it next
-        deployment.broadcast("drain", timeout_s).results(timeout_s=timeout_s + DRAIN_MARGIN_S, return_exceptions=True)
+    if fleet is not None:
+        with suppress(Exception):
+            fleet.broadcast("drain").results(timeout_s=DRAIN_MARGIN_S, return_exceptions=True)
+    if replicas is not None:
+        with suppress(Exception):  # of a replica that dies or hangs: Serve ends it next
+            answers = replicas.broadcast("drain", timeout_s)
+            answers.results(timeout_s=timeout_s + DRAIN_MARGIN_S, return_exceptions=True)
 
 
 def _await_ready(settings: Settings) -> None:

@@ -30,7 +30,8 @@ class Metric:
     """One family. A counter's `name` ends in `_total`, as it is queried; `across` belongs to gauges, `buckets` to
     histograms.
 
-    `counts_tokens_of_a_sequence`: buckets beyond the model's context length are left out.
+    `counts_tokens_of_a_sequence`: buckets beyond the model's context length are left out. `of_fleet`: told once for the
+    whole fleet, not by its replicas.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     across: Across = "livesum"
     buckets: tuple[float, ...] = ()
     counts_tokens_of_a_sequence: bool = False
+    of_fleet: bool = False
 
 
 ENGINE_LABELS = ("model_name", "engine")
@@ -81,6 +83,14 @@ def _sequence_tokens(name: str, text: str) -> Metric:
         buckets=SEQUENCE_TOKEN_BUCKETS,
         counts_tokens_of_a_sequence=True,
     )
+
+
+def _fleet_gauge(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name, Kind.GAUGE, text, labels, of_fleet=True)
+
+
+def _fleet_counter(name: str, text: str, *labels: str) -> Metric:
+    return Metric(name, Kind.COUNTER, text, labels, of_fleet=True)
 
 
 # The engine's state after its last step.
@@ -150,6 +160,11 @@ FINISHED = _counter(
     "Choices that ended, by reason (`abort`: the client went away; `error`: our fault).",
     "finished_reason",
 )
+SLO_REQUESTS = _counter(
+    "headcount_slo_requests_total",
+    "Sequences that ended, by whether TTFT and TPOT were within slo_ttft_s and slo_tpot_s (`met`: true or false).",
+    "met",
+)
 REJECTIONS = _counter(
     "vllm:admission_rejections_total", "Requests refused (429), by the limit that was reached.", "reason"
 )
@@ -191,6 +206,34 @@ HTTP_ERRORS = Metric(
 )
 BUILD = Metric(
     "headcount_build_info", Kind.GAUGE, "Always 1; the version that runs is the label.", ("version",), "livemax"
+)
+
+# The fleet, as the autoscaler sees it.
+DESIRED_REPLICAS = _fleet_gauge("headcount_desired_replicas", "Replicas that the last decision asked for.")
+REPLICAS = _fleet_gauge("headcount_replicas", "Replicas by `state`: ready or starting.", "state")
+MIN_REPLICAS = _fleet_gauge("headcount_min_replicas", "The lower bound, as set.")
+MAX_REPLICAS = _fleet_gauge("headcount_max_replicas", "The upper bound, as set.")
+LOST_REPLICAS = _fleet_gauge("headcount_lost_replicas", "Replicas that have been starting for over three cold starts.")
+UNKNOWN_REPLICAS = _fleet_gauge("headcount_unknown_replicas", "Sources of statistics that are silent.")
+WORK_REPLICAS = _fleet_gauge("headcount_work_replicas", "Work of the last minute, in replicas.")
+NEED_REPLICAS = _fleet_gauge("headcount_need_replicas", "Replicas for it, its bursts and its growth over a cold start.")
+FORECAST_ERROR = _fleet_gauge(
+    "headcount_forecast_error_replicas", "Need now, less what was forecast for now one cold start ago."
+)
+QUEUE_TIME_OF_FLEET = _fleet_gauge("headcount_queue_seconds", "Prefill time that waits, per ready replica.")
+HELD_REQUESTS = _fleet_gauge("headcount_held_requests", "Requests that wait for a first replica.")
+COLD_START = _fleet_gauge("headcount_cold_start_seconds", "Cold start that the autoscaler reckons with.")
+COST_PER_HOUR = _fleet_gauge("headcount_cost_per_hour", "Ready and starting replicas at price_per_replica_hour.")
+DECISION_AGE = _fleet_gauge("headcount_decision_age_seconds", "Time since the last decision.")
+REPLICA_SECONDS = _fleet_counter("headcount_replica_seconds_total", "Sum of ready and starting replicas over time.")
+SAVED_REPLICA_SECONDS = _fleet_counter(
+    "headcount_saved_replica_seconds_total", "Replica-seconds that a static fleet of the largest size had cost more."
+)
+SCALE_EVENTS = _fleet_counter(
+    "headcount_scale_events_total", "Decisions for more (`up`) or fewer (`down`) replicas than the last.", "direction"
+)
+DECISIONS = _fleet_counter(
+    "headcount_decisions_total", "Decisions by `source`: brain, or fallback while it did not answer.", "source"
 )
 
 CATALOG: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -8,10 +8,12 @@ request; each takes microseconds. Values live in this process, or in files that 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
+from service import __version__
+from service.autoscaling.slo import Slo
 from service.errors import OverloadedError
 from service.metrics import catalog
 from service.metrics.catalog import Kind, Metric
@@ -27,12 +29,12 @@ class ReplicaInfo:
     """What does not change while a replica runs. `num_blocks` and `block_size` (tokens) describe its KV cache."""
 
     model_name: str
-    version: str
     max_model_len: int
     num_blocks: int
     block_size: int
     cache_dtype: str
     prefix_caching: bool
+    slo: Slo = field(default_factory=Slo)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +67,25 @@ class HttpStats:
 
 
 class Recorder:
-    """The metrics of one replica, registered in `registry`. Make one per process; all families exist at once."""
+    """The metrics of one process, registered in `registry`. Make one per process; all families exist at once.
 
-    def __init__(self, info: ReplicaInfo, registry: CollectorRegistry) -> None:
-        self._engine_labels = (info.model_name, ENGINE)
+    `info` is None where there is no engine: then the families of HTTP exist alone.
+    """
+
+    def __init__(self, info: ReplicaInfo | None, registry: CollectorRegistry) -> None:
+        self._slo = Slo() if info is None else info.slo
+        self._engine_labels = ("" if info is None else info.model_name, ENGINE)
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
         self._summaries: dict[str, Summary] = {}
         for metric in catalog.CATALOG:
-            self._declare(metric, registry, info.max_model_len)
-        self._start_at_zero(info)
+            is_of_engine = metric.labels[:2] == catalog.ENGINE_LABELS
+            if not metric.of_fleet and (info is not None or not is_of_engine):
+                self._declare(metric, registry, 0 if info is None else info.max_model_len)
+        self._gauges[catalog.BUILD.name].labels(__version__).set(1)
+        if info is not None:
+            self._start_at_zero(info)
 
     def on_step(self, stats: StepStats) -> None:
         """Take in one engine step."""
@@ -152,10 +162,13 @@ class Recorder:
             self._set(catalog.SLEEP_STATE, state == "awake", state)
         cache = (str(info.block_size), str(info.num_blocks), info.cache_dtype, str(info.prefix_caching))
         self._set(catalog.CACHE_CONFIG, 1, *cache)
-        self._gauges[catalog.BUILD.name].labels(info.version).set(1)
+        for met in ("true", "false"):
+            self._count(catalog.SLO_REQUESTS, 0, met)
 
     def _observe_sequence(self, timings: SequenceTimings) -> None:
         """What a sequence never reached is not observed: it is unknown, not zero."""
+        if timings.first_token_at is not None:
+            self._count(catalog.SLO_REQUESTS, 1, str(self._slo.is_met(timings)).lower())
         self._observe(catalog.PROMPT_LENGTH, timings.num_prompt_tokens)
         self._observe(catalog.OUTPUT_LENGTH, timings.num_output_tokens)
         self._observe(catalog.COMPUTED_LENGTH, timings.num_prompt_tokens - timings.num_prefix_hit_tokens)

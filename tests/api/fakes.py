@@ -34,7 +34,6 @@ MODEL_ID = "acme/tiny"
 
 INFO = ReplicaInfo(
     model_name=MODEL_ID,
-    version="1.2.3",
     max_model_len=MAX_MODEL_LEN,
     num_blocks=16,
     block_size=16,

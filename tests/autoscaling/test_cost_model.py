@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.autoscaling.config import Slo
 from service.autoscaling.cost_model import Fit, Mix, capacity, prior_of_model
 from service.autoscaling.signals import EngineLimits, StepTotals
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 
 TRUE = StepCost(base_s=0.025, per_sequence_s=5e-4, per_prefill_token_s=1e-4, per_context_token_s=1e-7)

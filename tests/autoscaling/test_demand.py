@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.autoscaling.backlog import Backlog
-from service.autoscaling.config import Slo
 from service.autoscaling.cost_model import Mix, capacity
 from service.autoscaling.forecast import Arrivals, Demand, needed_replicas
 from service.autoscaling.holds import Holds, Prices, Spell
 from service.autoscaling.signals import EngineLimits
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 
 COST = StepCost(base_s=0.025, per_sequence_s=5e-4, per_prefill_token_s=1e-4, per_context_token_s=1e-7)

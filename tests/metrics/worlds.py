@@ -7,7 +7,6 @@ from service.types import FinishReason, SequenceTimings, StepStats
 
 INFO = ReplicaInfo(
     model_name="tiny",
-    version="1.2.3",
     max_model_len=4096,
     num_blocks=64,
     block_size=16,

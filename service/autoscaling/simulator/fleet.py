@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, Protocol
 
-from service.autoscaling.config import Slo
 from service.autoscaling.signals import (
     EngineLimits,
     IngressStats,
@@ -27,6 +26,7 @@ from service.autoscaling.simulator.faults import Faults
 from service.autoscaling.simulator.replica import SimulatedReplica
 from service.autoscaling.simulator.sequence import SimulatedSequence, meets
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 
 _COST = StepCost(base_s=0.025, per_sequence_s=5e-4, per_prefill_token_s=1e-4, per_context_token_s=1e-7)

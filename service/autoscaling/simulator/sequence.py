@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.autoscaling.config import Slo
 from service.autoscaling.signals import EngineLimits
 from service.autoscaling.simulator.workload import SimulatedRequest
+from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 
 

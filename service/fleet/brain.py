@@ -1,0 +1,187 @@
+"""The autoscaler at work: turns what Serve's controller sees into a snapshot, asks the law, and keeps the books.
+
+An actor of its own (see `brain_link`), so that Serve's control loop never waits for it; nothing here needs Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from service.autoscaling.config import AutoscalingConfig
+from service.autoscaling.cost_meter import CostMeter
+from service.autoscaling.memory import Memory
+from service.autoscaling.policy import decide
+from service.autoscaling.record import DecisionLog, DecisionRecord
+from service.autoscaling.report import Report
+from service.autoscaling.signals import EngineLimits, IngressStats, Replica, ReplicaState, Snapshot
+from service.autoscaling.slo import Slo
+from service.config import Settings, load_settings
+from service.errors import ConfigError
+from service.fleet.observation import Answer, Observation
+
+logger = logging.getLogger(__name__)
+
+SAVE_PERIOD_S = 10.0
+NUM_START_TIMES = 16
+REPLICA_S_PER_MISS = 30.0  # the price of a miss where none is set
+SECONDS_PER_HOUR = 3600.0
+
+
+class Brain:
+    """`variables` are the settings as `HEADCOUNT_*`. Everything learned is on disk, and read back after a restart."""
+
+    def __init__(self, variables: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
+        self._settings = load_settings(flags={}, environment=variables).settings
+        self._config = autoscaling_config(self._settings)
+        self._clock = clock
+        self._directory = state_directory_of(self._settings)
+        self._log = DecisionLog(self._directory)
+        self._limits = EngineLimits()
+        self._memory = Memory.fresh(self._config)
+        self._has_learned = False  # anything from a replica, now or in a former life
+        self._meter = CostMeter()
+        self._start_times_s: tuple[float, ...] = ()
+        self._number = 0
+        self._num_fallbacks = 0
+        self._saved_at = 0.0
+        self._snapshot: Snapshot | None = None
+        self._load()
+
+    def observe(self, observation: Observation) -> Answer:
+        """Decide on what was seen, and put it on record."""
+        snapshot = self._take(observation)
+        decision = decide(snapshot, self._config, self._memory)
+        self._memory = decision.memory
+        current = len(snapshot.replicas)
+        self._meter = self._meter.observe(observation.at, current, decision.desired)
+        self._number += 1
+        self._num_fallbacks += observation.num_fallbacks
+        record = DecisionRecord(
+            number=self._number,
+            at=observation.at,
+            current=current,
+            desired=decision.desired,
+            reason=decision.reason,
+            terms=decision.terms,
+        )
+        self._log.append(record, snapshot)
+        self._snapshot = snapshot
+        if not 0.0 <= observation.at - self._saved_at < SAVE_PERIOD_S:
+            self._save(observation.at)
+        return Answer(number=self._number, at=observation.at, desired=decision.desired, batch=decision.terms["batch"])
+
+    def decisions(self, since: int = 0, limit: int = 100, only_changes: bool = False) -> list[dict[str, Any]]:
+        """See `DecisionLog.since`."""
+        return [record.to_dict() for record in self._log.since(since, limit, only_changes=only_changes)]
+
+    def status(self) -> dict[str, Any]:
+        """The last decision with all its inputs, and what the fleet has cost: JSON."""
+        last, snapshot = self._log.last, self._snapshot
+        return {
+            "age_s": None if last is None else max(0.0, self._clock() - last.at),
+            "decision": None if last is None else last.to_dict(),
+            "num_decisions": self._number,
+            "num_fallbacks": self._num_fallbacks,
+            "replicas": [] if snapshot is None else [asdict(each) for each in snapshot.replicas],
+            "num_held": 0 if snapshot is None or snapshot.ingress is None else snapshot.ingress.num_held,
+            "start_times_s": self._start_times_s,
+            "cost": asdict(self._meter) | {"saved_replica_s": self._meter.saved_replica_s},
+        }
+
+    def _take(self, observation: Observation) -> Snapshot:
+        """Observation to snapshot; what Serve says of its replicas, without their own word, is that they run."""
+        reports = {key: Report.of_numbers(numbers) for key, numbers in observation.numbers.items()}
+        known = [report for report in reports.values() if report is not None]
+        if known:
+            self._limits = known[0].limits
+            if not self._has_learned:
+                self._config = replace(self._config, cost_prior=known[0].cost_prior)
+                self._memory = Memory.fresh(self._config)
+            self._has_learned = True
+        self._start_times_s = (*self._start_times_s, *observation.start_times_s)[-NUM_START_TIMES:]
+        ready = [
+            Replica(
+                replica_id=replica_id,
+                state=ReplicaState.READY,
+                since=observation.at,
+                stats=report.stats if (report := reports.get(replica_id)) is not None else None,
+            )
+            for replica_id in observation.running
+        ]
+        starting = [
+            Replica(replica_id=f"starting-{index}", state=ReplicaState.STARTING, since=since)
+            for index, since in enumerate(observation.starting_since)
+        ]
+        return Snapshot(
+            at=observation.at,
+            replicas=(*ready, *starting),
+            ingress=self._ingress(observation),
+            limits=self._limits,
+            start_times_s=self._start_times_s,
+        )
+
+    def _ingress(self, observation: Observation) -> IngressStats:
+        """What is held has told nobody its length: it is taken to be like the others. Serve's count is None where
+        requests go to replicas directly: then none is held."""
+        num_held = round(observation.num_held or 0.0)
+        mix = self._memory.mixture.mix
+        return IngressStats(
+            at=observation.at, num_held=num_held, num_held_prompt_tokens=round(num_held * mix.num_prompt_tokens)
+        )
+
+    def _save(self, at: float) -> None:
+        values = {
+            "memory": self._memory.to_json(),
+            "meter": asdict(self._meter),
+            "start_times_s": self._start_times_s,
+            "number": self._number,
+        }
+        draft = self._directory / "memory.draft"
+        draft.write_text(json.dumps(values))
+        draft.replace(self._directory / "memory.json")
+        self._saved_at = at
+
+    def _load(self) -> None:
+        """Nothing that stands in the file may keep the fleet from being scaled: what cannot be read is learned anew."""
+        path = self._directory / "memory.json"
+        try:
+            values = json.loads(path.read_text())
+            self._meter = CostMeter(**values["meter"])
+            self._start_times_s = tuple(float(each) for each in values["start_times_s"])
+            self._number = int(values["number"])
+            self._memory = Memory.from_json(values["memory"], self._config)
+            self._has_learned = True
+        except FileNotFoundError:
+            return
+        except (ConfigError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is not used: %s", path, error)
+
+
+def autoscaling_config(settings: Settings) -> AutoscalingConfig:
+    """What the law is given; its priors hold until replicas have reported."""
+    price = REPLICA_S_PER_MISS
+    if settings.price_per_miss is not None:
+        price = settings.price_per_miss / settings.price_per_replica_hour * SECONDS_PER_HOUR
+    return AutoscalingConfig(
+        slo=slo_of(settings),
+        replica_s_per_miss=price,
+        min_replicas=settings.min_replicas,
+        max_replicas=settings.max_replicas,
+    )
+
+
+def slo_of(settings: Settings) -> Slo:
+    return Slo(ttft_s=settings.slo_ttft_s, tpot_s=settings.slo_tpot_s)
+
+
+def state_directory_of(settings: Settings) -> Path:
+    """One for each service on this machine: its model and its port."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", settings.model_id)
+    return settings.state_path / f"{name}-{settings.port}"
