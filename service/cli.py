@@ -17,6 +17,7 @@ from service import __version__
 from service.autoscaling.command import simulate
 from service.config import LoadedSettings, Settings, load_settings
 from service.errors import HeadcountError
+from service.explain import explain
 
 console = Console(stderr=True, highlight=False)
 
@@ -142,6 +143,7 @@ def prepare(loaded: LoadedSettings) -> None:
 
 
 main.add_command(simulate)
+main.add_command(explain)
 
 
 @contextmanager
@@ -182,6 +184,7 @@ Ready. Try:
 
   API documentation  {url}/docs
   Metrics            {url}/metrics
+  Fleet              {url}/fleet, and in words: headcount explain --url {url}
 
 Ctrl-C drains and stops.
 """

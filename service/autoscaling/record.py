@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from service.autoscaling.signals import Snapshot
 
-Source = Literal["brain", "fallback"]
+Source = Literal["brain", "serve"]  # Serve itself starts the first replica for a request that waits at zero
 
 NUM_IN_MEMORY = 3600  # an hour of them
 BYTES_PER_FILE = 64 << 20

@@ -18,7 +18,7 @@ from service.autoscaling.config import AutoscalingConfig
 from service.autoscaling.cost_meter import CostMeter
 from service.autoscaling.memory import Memory
 from service.autoscaling.policy import decide
-from service.autoscaling.record import DecisionLog, DecisionRecord
+from service.autoscaling.record import DecisionLog, DecisionRecord, Source
 from service.autoscaling.report import Report
 from service.autoscaling.signals import EngineLimits, IngressStats, Replica, ReplicaState, Snapshot
 from service.autoscaling.slo import Slo
@@ -32,6 +32,7 @@ SAVE_PERIOD_S = 10.0
 NUM_START_TIMES = 16
 REPLICA_S_PER_MISS = 30.0  # the price of a miss where none is set
 SECONDS_PER_HOUR = 3600.0
+WAKING = "0 → 1: a request waits, and Serve starts the first replica for it without asking."
 
 
 class Brain:
@@ -57,25 +58,17 @@ class Brain:
     def observe(self, observation: Observation) -> Answer:
         """Decide on what was seen, and put it on record."""
         snapshot = self._take(observation)
+        if observation.target > 0 and self._was_empty():
+            self._record(observation.at, 0, 1, WAKING, {}, "serve", None)
         decision = decide(snapshot, self._config, self._memory)
-        self._memory = decision.memory
+        self._memory, self._snapshot = decision.memory, snapshot
+        self._num_fallbacks += observation.num_fallbacks
         current = len(snapshot.replicas)
         self._meter = self._meter.observe(observation.at, current, decision.desired)
-        self._number += 1
-        self._num_fallbacks += observation.num_fallbacks
-        record = DecisionRecord(
-            number=self._number,
-            at=observation.at,
-            current=current,
-            desired=decision.desired,
-            reason=decision.reason,
-            terms=decision.terms,
-        )
-        self._log.append(record, snapshot)
-        self._snapshot = snapshot
+        self._record(observation.at, current, decision.desired, decision.reason, decision.terms, "brain", snapshot)
         if not 0.0 <= observation.at - self._saved_at < SAVE_PERIOD_S:
             self._save(observation.at)
-        return Answer(number=self._number, at=observation.at, desired=decision.desired, batch=decision.terms["batch"])
+        return Answer(at=observation.at, desired=decision.desired, batch=decision.terms["batch"])
 
     def decisions(self, since: int = 0, limit: int = 100, only_changes: bool = False) -> list[dict[str, Any]]:
         """See `DecisionLog.since`."""
@@ -94,6 +87,26 @@ class Brain:
             "start_times_s": self._start_times_s,
             "cost": asdict(self._meter) | {"saved_replica_s": self._meter.saved_replica_s},
         }
+
+    def _was_empty(self) -> bool:
+        last = self._log.last
+        return last is not None and last.current == last.desired == 0
+
+    def _record(
+        self,
+        at: float,
+        current: int,
+        desired: int,
+        reason: str,
+        terms: dict[str, float],
+        source: Source,
+        snapshot: Snapshot | None,
+    ) -> None:
+        self._number += 1
+        record = DecisionRecord(
+            number=self._number, at=at, current=current, desired=desired, reason=reason, terms=terms, source=source
+        )
+        self._log.append(record, snapshot)
 
     def _take(self, observation: Observation) -> Snapshot:
         """Observation to snapshot; what Serve says of its replicas, without their own word, is that they run."""

@@ -25,6 +25,7 @@ from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
+from service.assembly import load_tokenizer_of
 from service.backend import Health, TokenStream
 from service.config import Settings, load_settings
 from service.errors import UnavailableError
@@ -36,9 +37,6 @@ from service.metrics.exposition import render
 from service.metrics.fleet import FleetCollector, FleetStats
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
-from service.model.hub import resolve_model
-from service.text.byte_level import byte_level_parts
-from service.text.tokenizer import Tokenizer, load_tokenizer
 from service.types import GenerateRequest
 
 WATCH_PERIOD_S = 0.5
@@ -57,7 +55,7 @@ class Front:
         self._backend = FleetBackend(settings)
         self._state = ApiState(
             backend=self._backend,
-            tokenizer=_tokenizer(settings),
+            tokenizer=load_tokenizer_of(settings),
             model_id=settings.model_id,
             version=__version__,
             created_at=int(time.time()),
@@ -181,12 +179,6 @@ def _stats(settings: Settings, status: Mapping[str, Any]) -> FleetStats:
         price_per_replica_hour=settings.price_per_replica_hour,
         **known,
     )
-
-
-def _tokenizer(settings: Settings) -> Tokenizer:
-    if settings.runner == "synthetic":
-        return Tokenizer(byte_level_parts())
-    return load_tokenizer(resolve_model(settings.model, settings.cache_path))
 
 
 def front(settings: Settings) -> Application:

@@ -30,7 +30,6 @@ class Observation:
 class Answer:
     """How many replicas there should be, as of `at`; `batch` sequences fill a replica, 0 while that is unknown."""
 
-    number: int
     at: float
     desired: int
     batch: float

@@ -13,7 +13,7 @@ from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
-from service.assembly import Engine, expected_step_cost, load_engine
+from service.assembly import Engine, load_engine
 from service.autoscaling.report import Collector, Report
 from service.autoscaling.signals import EngineLimits
 from service.config import Settings
@@ -59,7 +59,7 @@ class Replica:
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
         )
-        self._limits, self._cost_prior = _limits(self._engine), expected_step_cost(settings, self._engine)
+        self._limits = _limits(self._engine)
         self._start_up_s = time.monotonic() - started_at
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -70,7 +70,7 @@ class Replica:
         report = Report(
             stats=self._collector.read(time.time()),
             limits=self._limits,
-            cost_prior=self._cost_prior,
+            cost_prior=self._engine.step_cost,
             start_up_s=self._start_up_s,
             is_draining=not self._backend.health().ready,
         )

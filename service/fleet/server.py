@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from service.errors import StartupError
 from service.fleet.environment import apply, ray_environment, run_directory
 
 PROBE_PERIOD_S = 0.2
+PARKED_S = 3600.0
 PROBE_TIMEOUT_S = 5.0
 # A replica needs a moment beyond its drain, to end what did not finish.
 DRAIN_MARGIN_S = 10.0
@@ -93,7 +93,8 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
         fleet = serve.run(front(settings), name=names.FRONT_APPLICATION, route_prefix=names.FRONT_PREFIX)
         _await_ready(settings)
         on_ready()
-        threading.Event().wait()
+        while True:  # not a lock: a second interrupt may come while the first is being raised
+            time.sleep(PARKED_S)
     except KeyboardInterrupt:
         say(f"Draining: what is running has {settings.drain_timeout_s:g} s to finish; interrupt again to cut it short.")
         with suppress(KeyboardInterrupt):

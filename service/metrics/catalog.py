@@ -250,6 +250,8 @@ def table() -> str:
 
 
 def _note(metric: Metric) -> str:
+    if metric.of_fleet:
+        return "of the whole fleet"
     if metric.kind is Kind.GAUGE:
         return "sum over replicas" if metric.across == "livesum" else "maximum over replicas"
     if metric.counts_tokens_of_a_sequence:
