@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from service.api import sse
+from service.api.disconnect import unless_disconnected
 from service.api.openapi import errors
 from service.backend import FleetView
 from service.errors import InvalidRequestError
@@ -49,10 +53,18 @@ def fleet_routes(view: FleetView) -> APIRouter:
         query.refuse_unknown({name for name, _, _ in _PARAMETERS})
         found = await view.decisions(since, limit, only_changes=only_changes)
         if is_stream:
-            return sse.EventStream(_follow(view, found, since, only_changes=only_changes))
+            return _UntilDisconnected(_follow(view, found, since, only_changes=only_changes))
         return JSONResponse({"decisions": list(found)})
 
     return router
+
+
+class _UntilDisconnected(sse.EventStream):
+    """Events without an end: they stop when their reader goes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            await unless_disconnected(receive, super().__call__(scope, receive, send))
 
 
 async def _follow(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from service.autoscaling.signals import EngineLimits, ReplicaStats, StepTotals
 from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
+from service.errors import HeadcountError
 from service.types import StepStats
 
 _NOTHING = ReplicaStats(
@@ -49,7 +50,7 @@ class Report:
 
     @classmethod
     def of_numbers(cls, numbers: Mapping[str, float]) -> Report | None:
-        """What `to_numbers` made, or None where a number is missing: unknown, not zero."""
+        """What `to_numbers` made, or None where a number is missing or makes no sense: unknown, not zero."""
         try:
             steps = StepTotals(**{field.name: numbers[f"step_{field.name}"] for field in fields(StepTotals)})  # type: ignore[arg-type]
             limits = EngineLimits(**{f.name: int(numbers[f"limit_{f.name}"]) for f in fields(EngineLimits)})
@@ -62,7 +63,7 @@ class Report:
                 start_up_s=numbers["start_up_s"],
                 is_draining=numbers["is_draining"] > 0.0,
             )
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError, HeadcountError):
             return None
 
 

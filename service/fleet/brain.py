@@ -88,6 +88,11 @@ class Brain:
             "cost": asdict(self._meter) | {"saved_replica_s": self._meter.saved_replica_s},
         }
 
+    def close(self) -> None:
+        """Save, and let go of the files."""
+        self._save(self._saved_at)
+        self._log.close()
+
     def _was_empty(self) -> bool:
         last = self._log.last
         return last is not None and last.current == last.desired == 0
@@ -156,10 +161,13 @@ class Brain:
             "start_times_s": self._start_times_s,
             "number": self._number,
         }
-        draft = self._directory / "memory.draft"
-        draft.write_text(json.dumps(values))
-        draft.replace(self._directory / "memory.json")
         self._saved_at = at
+        draft = self._directory / "memory.draft"
+        try:
+            draft.write_text(json.dumps(values))
+            draft.replace(self._directory / "memory.json")
+        except OSError as error:  # a full disk must not stop the fleet from following its load
+            logger.warning("what the autoscaler has learned could not be kept: %s", error)
 
     def _load(self) -> None:
         """Nothing that stands in the file may keep the fleet from being scaled: what cannot be read is learned anew."""

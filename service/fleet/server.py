@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ import httpx
 
 from service.config import Settings, as_environment
 from service.errors import StartupError
+from service.fleet.brain import state_directory_of
 from service.fleet.environment import apply, ray_environment, run_directory
 
 PROBE_PERIOD_S = 0.2
@@ -33,6 +35,7 @@ def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Call
     `say` gets a line for each stage. Raises StartupError when the service does not come up; nothing is left behind.
     """
     check_port(settings.host, settings.port)
+    check_state_directory(settings)
     prepare(settings)
     directory = run_directory(settings.port)
     shutil.rmtree(directory, ignore_errors=True)
@@ -56,6 +59,17 @@ def check_port(host: str, port: int) -> None:
                 f"Cannot listen on {host}:{port} ({error.strerror}): stop what uses it, or choose another with --port"
                 " or --host."
             ) from None
+
+
+def check_state_directory(settings: Settings) -> None:
+    """Raise StartupError if the autoscaler cannot keep there what it learns."""
+    directory = state_directory_of(settings)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise StartupError(f"Cannot write to {directory} ({error.strerror}): choose another --state-dir.") from None
 
 
 def prepare(settings: Settings) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -28,7 +29,10 @@ class ServerProcess:
         self.lines: list[str] = []
         self.is_ready = False
         self._has_spoken = threading.Event()  # said that it is ready, or ended
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(self.port), *arguments]
+        self._state = TemporaryDirectory()
+        self.state_dir = Path(self._state.name)
+        flags = ["--port", str(self.port), "--state-dir", self._state.name]
+        command = [sys.executable, "-m", "service.cli", "serve", *flags, *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -45,6 +49,7 @@ class ServerProcess:
         self._reader.join(STOP_DEADLINE_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self._state.cleanup()
         return status
 
     def client(self) -> httpx.Client:

@@ -14,7 +14,7 @@ import pytest
 
 from service.config import Settings
 from service.errors import ConfigError, StartupError
-from service.fleet.environment import state_directory, uses_haproxy
+from service.fleet.environment import run_directory, uses_haproxy
 from service.fleet.server import check_port
 from tests.fleet.server_process import ServerProcess, descendants, is_alive, running_server
 
@@ -43,7 +43,7 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing_behind(data_plane: str) -
     assert "Stopped." in server.output
     assert "Traceback" not in server.output
     assert [pid for pid in pids if is_alive(pid)] == []
-    assert not state_directory(server.port).exists()
+    assert not run_directory(server.port).exists()
 
 
 def first_refusal(server: ServerProcess) -> httpx.Response:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service import __version__
 from service.metrics.recorder import GenerationStats, Recorder
 from service.types import FinishReason, SequenceTimings
 from tests.metrics.worlds import HTTP as OVERLOADED
@@ -166,7 +167,7 @@ def test_the_replica_describes_itself(recorder: Recorder, registry: CollectorReg
     assert engine_value("cache_config_info", **cache) == 1
     assert engine_value("engine_sleep_state", sleep_state="awake") == 1
     assert engine_value("engine_sleep_state", sleep_state="discard_all") == 0
-    assert registry.get_sample_value("headcount_build_info", {"version": "1.2.3"}) == 1
+    assert registry.get_sample_value("headcount_build_info", {"version": __version__}) == 1
 
 
 def test_token_buckets_end_at_the_context_length(recorder: Recorder, engine_value: Value) -> None:
