@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := 2.13.0
 # Where PyPI's torch would bring gigabytes of CUDA for a machine without a GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-# Settings for `make serve`, for example: make serve ARGS="--port 8001 --num-replicas 2"
+# Settings for `make serve`, for example: make serve ARGS="--port 8001 --max-replicas 2"
 ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -33,6 +33,10 @@ def metric(server: ServerProcess, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
 
+def replicas_of(server: ServerProcess) -> list[int]:
+    return [pid for pid in descendants(server.process.pid) if "ServeReplica:headcount" in command_of(pid)]
+
+
 def eventually(is_true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + STOP_DEADLINE_S
     while not is_true():
@@ -151,13 +155,16 @@ def test_metrics_of_both_replicas_add_up_and_survive_one(server: ServerProcess, 
     assert sum(generate() for _ in range(8)) == 40
     eventually(lambda: metric(server, "vllm:generation_tokens_total") == before + 40)
 
-    replicas = [pid for pid in descendants(server.process.pid) if "ServeReplica:headcount" in command_of(pid)]
-    assert len(replicas) == 2
-    os.kill(replicas[0], signal.SIGKILL)
+    assert len(replicas_of(server)) == 2
+    os.kill(replicas_of(server)[0], signal.SIGKILL)
 
     assert sum(generate() for _ in range(8)) == 40
     eventually(lambda: metric(server, "vllm:generation_tokens_total") == before + 80)
-    eventually(lambda: len([pid for pid in descendants(server.process.pid) if "ServeReplica:headcount" in command_of(pid)]) == 2)
+    eventually(
+        lambda: (
+            len([pid for pid in descendants(server.process.pid) if "ServeReplica:headcount" in command_of(pid)]) == 2
+        )
+    )
 
 
 def test_request_lines_are_json_without_prompts(server: ServerProcess, client: openai.OpenAI) -> None:
