@@ -1,6 +1,6 @@
 """A slice of a real trace, played against a real fleet of synthetic replicas, and what the simulator says of the same.
 
-    python -m service.bench.fleet_replay AzureLLMInferenceTrace_conv.csv --start 1440 --length 1200 --speed 2
+    python -m service.bench.fleet_replay AzureLLMInferenceTrace_conv.csv
 
 Ray Serve, HAProxy, HTTP, load tester and autoscaler are real; a step of an engine costs what `COST` says instead of
 computing, so that a dozen replicas fit on a small machine. Then the same requests go through the simulator with the
@@ -62,9 +62,9 @@ class Live:
 
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
-@click.option("--start", default=1440.0, show_default=True, help="second of the trace to start at")
-@click.option("--length", default=1200.0, show_default=True, help="seconds of the trace")
-@click.option("--speed", default=2.0, show_default=True, help="times as fast as it happened")
+@click.option("--start", default=0.0, show_default=True, help="second of the trace to start at")
+@click.option("--length", default=720.0, show_default=True, help="seconds of the trace")
+@click.option("--speed", default=1.2, show_default=True, help="times as fast as it happened")
 @click.option("--token-scale", default=0.2, show_default=True, help="factor for prompt and output lengths")
 @click.option("--max-replicas", default=14, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the result here")
