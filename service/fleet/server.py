@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -112,9 +113,9 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
     except KeyboardInterrupt:
         say(f"Draining: what is running has {settings.drain_timeout_s:g} s to finish; interrupt again to cut it short.")
         with suppress(KeyboardInterrupt):
+            deadline = time.monotonic() + settings.drain_timeout_s
             _drain(replicas, fleet, settings.drain_timeout_s)
-            for name in (names.MODEL_APPLICATION, names.FRONT_APPLICATION):
-                serve.delete(name)
+            _delete(serve.delete, (names.MODEL_APPLICATION, names.FRONT_APPLICATION), deadline)
         say("Stopped.")
     except RuntimeError as error:
         raise StartupError(f"The service did not start: {error}") from error
@@ -136,6 +137,19 @@ def _drain(replicas: Any, fleet: Any, timeout_s: float) -> None:
         with suppress(Exception):  # of a replica that dies or hangs: Serve ends it next
             answers = replicas.broadcast("drain", timeout_s)
             answers.results(timeout_s=timeout_s + DRAIN_MARGIN_S, return_exceptions=True)
+
+
+def _delete(delete: Callable[[str], None], applications: tuple[str, ...], deadline: float) -> None:
+    """Have Serve take the applications down; a replica that was already on its way out and still has a stream gets no
+    more time than the others."""
+
+    def delete_all() -> None:
+        for name in applications:
+            delete(name)
+
+    thread = threading.Thread(target=delete_all, daemon=True)
+    thread.start()
+    thread.join(max(0.0, deadline - time.monotonic()) + DRAIN_MARGIN_S)
 
 
 def _await_ready(settings: Settings) -> None:
