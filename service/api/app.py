@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from http import HTTPStatus
-
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -15,16 +11,15 @@ from service.api import chat, completions
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
-from service.api.openapi import MODEL_ID_PARAMETER, answers, errors, openapi_of, request_body
+from service.api.openapi import answers, openapi_of, request_body
+from service.api.operation import model_routes, operation_routes
 from service.api.respond import GenerationResponse
 from service.api.state import ApiState
-from service.backend import Health
-from service.errors import HeadcountError, UnavailableError
+from service.errors import HeadcountError
 
 _DESCRIPTION = (
     "Chat and text completions, compatible with the OpenAI API. Every failed answer has the same error envelope."
 )
-_UNAVAILABLE = errors(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def create_app(state: ApiState) -> FastAPI:
@@ -42,8 +37,8 @@ def create_app(state: ApiState) -> FastAPI:
     for kind in (HeadcountError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     app.include_router(_generation_routes(state))
-    app.include_router(_model_routes(state))
-    app.include_router(_operation_routes(state))
+    app.include_router(model_routes(state))
+    app.include_router(operation_routes(state))
     if state.fleet is not None:
         app.include_router(fleet_routes(state.fleet))
     app.openapi = openapi_of(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
@@ -82,68 +77,3 @@ def _generation_routes(state: ApiState) -> APIRouter:
         return GenerationResponse(state, completions.prepare)
 
     return router
-
-
-def _model_routes(state: ApiState) -> APIRouter:
-    router = APIRouter(prefix="/v1/models", tags=["models"])
-    model = {"id": state.model_id, "object": "model", "created": state.created_at, "owned_by": "headcount"}
-
-    @router.get("")
-    async def list_models() -> JSONResponse:
-        """The models that are served here."""
-        return JSONResponse({"object": "list", "data": [model]})
-
-    @router.get(
-        "/{model_id:path}",
-        openapi_extra={"parameters": [MODEL_ID_PARAMETER]},
-        responses=errors(HTTPStatus.NOT_FOUND),
-    )
-    async def retrieve_model(request: Request) -> JSONResponse:
-        """One model; its id may contain slashes."""
-        state.check_model(request.path_params["model_id"])
-        return JSONResponse(model)
-
-    return router
-
-
-def _operation_routes(state: ApiState) -> APIRouter:
-    router = APIRouter(tags=["operation"])
-
-    @router.get("/health/live", responses=_UNAVAILABLE)
-    async def live() -> JSONResponse:
-        """503 when the engine's heartbeat has stopped: restart it. A busy engine is alive."""
-        health = state.backend.health()
-        return _health_answer(health, healthy=health.alive)
-
-    @router.get("/health", responses=_UNAVAILABLE)
-    @router.get("/health/ready", responses=_UNAVAILABLE)
-    async def ready() -> JSONResponse:
-        """503 while new requests should go elsewhere: loading, draining or dead."""
-        health = state.backend.health()
-        return _health_answer(health, healthy=health.alive and health.ready)
-
-    @router.get("/version")
-    async def version() -> JSONResponse:
-        """The version of this server."""
-        return JSONResponse({"version": state.version})
-
-    @router.get("/metrics")
-    async def metrics() -> Response:
-        """Metrics in Prometheus' text format."""
-        body, content_type = await asyncio.to_thread(state.render_metrics)
-        return Response(body, headers={"content-type": content_type})
-
-    return router
-
-
-def _health_answer(health: Health, *, healthy: bool) -> JSONResponse:
-    if not healthy:
-        raise UnavailableError(f"The server is not {'ready' if health.alive else 'alive'}: {health.reason}")
-    return JSONResponse(
-        {
-            "status": "ok",
-            "reason": health.reason,
-            "num_waiting": health.num_waiting,
-            "num_running": health.num_running,
-        }
-    )
