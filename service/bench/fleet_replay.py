@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -36,7 +37,7 @@ from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 from service.fleet.environment import free_port
 
-COST = StepCost(base_s=0.1, per_sequence_s=0.005, per_prefill_token_s=4e-4, per_context_token_s=1e-7)
+COST = StepCost(base_s=0.1, per_sequence_s=0.005, per_prefill_token_s=5e-5, per_context_token_s=1e-7)
 SLO = Slo(ttft_s=2.0, tpot_s=0.25)
 LIMITS = EngineLimits(max_num_seqs=48, max_num_batched_tokens=512, kv_tokens=1 << 20)
 REPLICA_S_PER_MISS = 30.0
@@ -55,7 +56,7 @@ class Live:
     scale_events: int
     num_requests: int
     num_missed: int
-    num_failed: int
+    failures: tuple[str, ...]
     most_replicas: int
     start_times_s: tuple[float, ...]
 
@@ -63,8 +64,8 @@ class Live:
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("--start", default=0.0, show_default=True, help="second of the trace to start at")
-@click.option("--length", default=720.0, show_default=True, help="seconds of the trace")
-@click.option("--speed", default=1.2, show_default=True, help="times as fast as it happened")
+@click.option("--length", default=1440.0, show_default=True, help="seconds of the trace")
+@click.option("--speed", default=2.4, show_default=True, help="times as fast as it happened")
 @click.option("--token-scale", default=0.2, show_default=True, help="factor for prompt and output lengths")
 @click.option("--max-replicas", default=14, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the result here")
@@ -114,11 +115,10 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
     try:
         assert server.stdout is not None
         next(line for line in server.stdout if line.startswith("Ready"))
-        drain = subprocess.Popen(["/bin/cat"], stdin=server.stdout, stdout=subprocess.DEVNULL)
+        threading.Thread(target=server.stdout.read, daemon=True).start()
         files = ["--csv", str(folder / "requests.csv"), "--json", str(folder / "result.json")]
         load = [sys.executable, "-m", "loadtest", "replay", *replay, "--url", f"http://127.0.0.1:{port}", *files]
         subprocess.run(load, check=False, stdout=sys.stderr)  # noqa: S603 - a broken SLO is an exit status of its own
-        drain.kill()
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
@@ -144,7 +144,11 @@ def _live(rows: list[dict[str, str]], decisions: list[dict[str, Any]], began_at:
         scale_events=sum(a["desired"] != b["desired"] for a, b in pairwise(decisions)),
         num_requests=len(counted),
         num_missed=num_missed,
-        num_failed=sum(row["outcome"] != "ok" for row in rows),
+        failures=tuple(
+            f"{float(row['intended_s']):.1f} s: {row['outcome']} {row['status']} {row['code']} {row['message']}"
+            for row in rows
+            if row["outcome"] != "ok"
+        ),
         most_replicas=max(number for _, number in series),
         start_times_s=tuple(starts),
     )

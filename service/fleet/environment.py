@@ -31,6 +31,7 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_gcs_server_request_timeout_seconds": str(RAY_START_TIMEOUT_S),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a replica that reserves no GPU still sees them
         "RAY_DEDUP_LOGS": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # or Serve's threads start another Ray while this one stops
         "RAY_SERVE_LOG_TO_STDERR": "0",
     }
     if not uses_haproxy(settings):
@@ -45,7 +46,10 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Serve gives HAProxy's own pages fixed ports: a second server on this machine would not start.
+        # Serve gives HAProxy's own pages and the proxy that holds requests at zero replicas fixed ports. A second server on
+        # this machine would not start, or, as that proxy shares its port with whoever asks, get the first one's requests.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
