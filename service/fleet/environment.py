@@ -46,8 +46,8 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(directory / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(directory / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Serve gives HAProxy's own pages and the proxy that holds requests at zero replicas fixed ports. A second server on
-        # this machine would not start, or, as that proxy shares its port with whoever asks, get the first one's requests.
+        # Serve gives fixed ports to HAProxy's own pages and to the proxy that holds requests at zero replicas. A second
+        # server on this machine would not start; or get the first one's requests, as that proxy shares its port.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
