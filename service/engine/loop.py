@@ -1,7 +1,8 @@
 """The engine as a `Backend`: one thread owns the core; asyncio hands it requests and reads their events.
 
 The thread sleeps while there is nothing to do and is woken by a command; between two steps it takes in all commands.
-After a step, each event loop gets one callback with the events of all its streams.
+After a step, each event loop gets one callback with the events of all its streams. Computations beside generation get
+one bounded piece of the thread between two steps (`service.engine.aside`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.backend import Health
+from service.engine.aside import Asides, Pieces, T
 from service.engine.core import EngineCore
 from service.engine.live_requests import LiveRequests
 from service.engine.stream import RequestStream, push_all
-from service.errors import ConfigError, UnavailableError
+from service.errors import ConfigError, EngineError, UnavailableError
 from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class EngineBackend:
         self._changed = threading.Condition()  # guards what follows
         self._commands: list[Callable[[], None]] = []
         self._live = LiveRequests(core.config.max_num_seqs + config.max_waiting, clock)
+        self._asides = Asides()
         self._refusal: str | None = "The engine has not started."
         self._failure: str | None = None
         self._is_stopping = False
@@ -94,6 +97,18 @@ class EngineBackend:
             self._live.add(request, stream)
             self._command(partial(self._core.add, request))
         return stream
+
+    def compute(self, pieces: Pieces[T]) -> asyncio.Future[T]:
+        """The result of a computation beside generation, for the running event loop; cancelling it ends the work.
+
+        Raises OverloadedError or UnavailableError; the future fails with EngineError or UnavailableError.
+        """
+        with self._changed:
+            if self._refusal is not None:
+                raise UnavailableError(self._refusal)
+            future = self._asides.add(pieces)
+            self._wake()
+        return future
 
     def health(self) -> Health:
         busy_since, refusal, failure = self._busy_since, self._refusal, self._failure
@@ -133,9 +148,12 @@ class EngineBackend:
         """Have the engine thread run `command` before its next step."""
         with self._changed:
             self._commands.append(command)
-            if self._busy_since is None:
-                self._busy_since = self._clock()
-            self._changed.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._busy_since is None:
+            self._busy_since = self._clock()
+        self._changed.notify_all()
 
     def _abort(self, request_id: str) -> None:
         self._command(partial(self._core.abort, request_id))
@@ -146,7 +164,7 @@ class EngineBackend:
 
     def _drain(self, timeout_s: float) -> bool:
         with self._changed:
-            has_drained = self._changed.wait_for(lambda: not self._live, timeout_s)
+            has_drained = self._changed.wait_for(lambda: not self._live and not self._asides, timeout_s)
         self.close()
         return has_drained and self._failure is None
 
@@ -155,6 +173,7 @@ class EngineBackend:
             while self._take_commands():
                 if self._core.has_work:
                     self._step()
+                self._asides.run_piece()
         except BaseException:
             logger.exception("the engine has failed")
             with self._changed:
@@ -164,8 +183,9 @@ class EngineBackend:
     def _take_commands(self) -> bool:
         """Wait for something to do and run the commands; False when it is time to stop."""
         with self._changed:
-            while not (self._commands or self._core.has_work or self._is_stopping):
+            while not (self._commands or self._core.has_work or self._asides or self._is_stopping):
                 self._busy_since = None
+                self._changed.notify_all()  # a drain may wait for the last aside
                 self._changed.wait()
             self._busy_since = None if self._is_stopping else self._clock()
             commands, self._commands = self._commands, []
@@ -214,6 +234,7 @@ class EngineBackend:
         """Nothing more comes from the core: end every stream that still waits for something."""
         with self._changed:
             streams = self._live.clear()
+            self._asides.fail(EngineError(error) if reason is FinishReason.ERROR else UnavailableError(error))
             self._changed.notify_all()
         for stream in streams:
             self._call(stream.loop, partial(stream.end, reason, error), [])
