@@ -7,10 +7,12 @@ from pathlib import Path
 from service.config import Settings
 from service.fleet.environment import apply, metrics_directory, ray_environment
 
+DIRECTORY = Path("run")
+
 
 def test_two_servers_on_a_machine_share_no_port() -> None:
     """Serve's defaults are fixed, and one of its ports is shared with whoever asks for it."""
-    variables = ray_environment(Settings(), Path("/tmp/a"))
+    variables = ray_environment(Settings(), DIRECTORY)
     ports = {name: value for name, value in variables.items() if name.endswith("_PORT")}
     assert len(ports) == 4
     assert len(set(ports.values())) == 4
@@ -18,14 +20,14 @@ def test_two_servers_on_a_machine_share_no_port() -> None:
 
 def test_old_proxies_live_as_long_as_their_streams() -> None:
     """A change of replicas replaces HAProxy; the old one has as long as a replica that is scaled down."""
-    variables = ray_environment(Settings(scale_down_timeout_s=1000, drain_timeout_s=5), Path("/tmp/a"))
+    variables = ray_environment(Settings(scale_down_timeout_s=1000, drain_timeout_s=5), DIRECTORY)
     assert int(variables["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= 1000
 
 
 def test_what_the_user_has_set_stays() -> None:
     """Ours are defaults."""
     environment = {"RAY_DEDUP_LOGS": "1"}
-    apply(ray_environment(Settings(data_plane="serve"), Path("/tmp/a")), environment)
+    apply(ray_environment(Settings(data_plane="serve"), DIRECTORY), environment)
     assert environment["RAY_DEDUP_LOGS"] == "1"
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
 
