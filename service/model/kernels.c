@@ -1,16 +1,14 @@
 // The memory-bound operators of one transformer layer: attention over the paged cache, rotary + cache write, norm, gated activation.
 //
 // service/model/ops.py holds the plain PyTorch version of each (the reference and the fallback) and the contract of the arguments.
-// Built at set-up by service/model/native.py with whatever C compiler there is; nothing here is needed, only faster.
+// For AVX-512; built by service/model/native_build.py with whatever C compiler there is. Nothing here is needed, only faster.
 //
 // Batch invariance (docs/decisions/0002): each output row is computed by the same instructions in the same order whatever else is
 // in the batch. Threads share out rows; no sum is ever split between threads; keys are taken block by block from the first.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
 #include <immintrin.h>
-#endif
 
 #define LANES 16         // floats in a vector, and tokens in a KV block
 #define MAX_ROWS 64      // query rows (tokens x heads of one KV head) of a work item
@@ -34,13 +32,7 @@ INLINE vec blend(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) |
 
 // a * b + c with one rounding. Spelled out, and the compiler forbidden to contract by itself, so that every caller rounds alike.
 INLINE vec fmadd(vec a, vec b, vec c) {
-#ifdef __AVX512F__
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#else
-    vec r;
-    for (int i = 0; i < LANES; i++) r[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return r;
-#endif
 }
 
 INLINE vec load(const void *p, int64_t i, int dtype) {
@@ -86,23 +78,11 @@ INLINE void store1(void *p, int64_t i, float x, int dtype) {
 }
 
 INLINE float sum_lanes(vec v) {
-#ifdef __AVX512F__
     return _mm512_reduce_add_ps((__m512)v);
-#else
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
-#endif
 }
 
 INLINE float max_lanes(vec v) {
-#ifdef __AVX512F__
     return _mm512_reduce_max_ps((__m512)v);
-#else
-    float m = v[0];
-    for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
-    return m;
-#endif
 }
 
 // Ask for `bytes` bytes ahead of time: blocks lie anywhere in memory, where no hardware prefetcher finds the next one.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from service.errors import ModelNotFoundError, StartupError
+from service.model import native_build
 from service.model.architecture import ModelConfig
 from service.model.gguf_weights import open_gguf
 from service.model.linear import alike_allocations, share_packed
@@ -26,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTO_DTYPES = (torch.bfloat16, torch.float32)
 DEFAULT_BLOCK_SIZE = 16
 
 
@@ -58,6 +63,17 @@ def load_model(
     return _transformer(checkpoint.config, weights, cache_dir, block_size)
 
 
+def prepare_portable(path: Path, *, dtype: DtypeName, cache_dir: Path) -> None:
+    """Fill `cache_dir` for machines other than this one, as a container image needs it: the weights in `dtype` ("auto":
+    in each that it may turn out to be), and the native kernels. Raises StartupError and what `open_checkpoint` raises.
+    """
+    checkpoint = open_checkpoint(path)
+    for runtime_dtype in AUTO_DTYPES if dtype == "auto" else (DTYPES[dtype],):
+        prepare(checkpoint, dtype=runtime_dtype, cache_dir=cache_dir)
+    if platform.machine() == "x86_64":
+        native_build.build(cache_dir)
+
+
 def require_memory(path: Path, needed: int, available: int | None, device: str) -> None:
     """Raises StartupError with both numbers if `needed` bytes exceed the `available` ones (None: unknown, go on)."""
     if available is not None and needed > available:
@@ -75,15 +91,28 @@ def _load_on_cpu(
     if not any(linear.is_packed for linear in model.linears):
         return model
     # oneDNN chooses the layout by the number of threads too.
-    packed = directory / f"packed-{torch.__version__}-{torch.get_num_threads()}.bin"
+    name = f"packed-{torch.__version__}-{torch.get_num_threads()}.bin"
+    own = Path(tempfile.gettempdir()) / f"headcount-{os.getuid()}-packed"
+    if not _share(model, directory, name) and not _share(model, own, f"{directory.name}-{name}"):
+        logger.warning("Packed weights could not be shared: every replica keeps its own copy.")
+    return model
+
+
+def _share(model: Transformer, place: Path, name: str) -> bool:
+    """Whether the packed weights are now backed by a file in `place`, which may be read-only if it has that file."""
+    packed = place / name
     try:
+        if not place.exists():
+            place.mkdir(mode=0o700)
+        if place.stat().st_uid not in (0, os.getuid()):
+            raise PermissionError("it is somebody else's")  # who could change the weights under us
         with nullcontext() if packed.exists() else locked(packed):
             shared = share_packed(model.linears, packed)
     except OSError as error:
-        logger.warning("Packed weights could not be shared (%s): every replica keeps its own copy.", error)
-    else:
-        logger.info("%s of packed weights are shared with other replicas of this machine.", gibibytes(shared))
-    return model
+        logger.info("Packed weights cannot be kept in %s: %s.", place, error)
+        return False
+    logger.info("%s of packed weights are shared with other replicas of this machine.", gibibytes(shared))
+    return True
 
 
 def _transformer(config: ModelConfig, weights: dict[str, Tensor], cache_dir: Path, block_size: int) -> Transformer:

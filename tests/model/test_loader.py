@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from service.errors import ModelError, ModelNotFoundError, StartupError
-from service.model.loader import load_model, require_memory
+from service.model.loader import load_model, prepare_portable, require_memory
+from service.model.prepared import WEIGHTS
 from tests.model.tiny_models import configs, random_model, saved
 
 
@@ -69,3 +73,42 @@ def test_importing_the_model_stays_light() -> None:
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     loaded = set(json.loads(output))
     assert not loaded & {"transformers", "ray", "fastapi", "pydantic", "tokenizers", "service.text", "service.engine"}
+
+
+def test_what_is_prepared_for_others_serves_here_read_only(directory: Path, tmp_path: Path) -> None:
+    """An image's cache: whatever dtype `auto` turns out to be, the weights are there and no other file is written."""
+    prepare_portable(directory, dtype="auto", cache_dir=tmp_path)
+    before = {path.name for path in tmp_path.glob("prepared/*/*")}
+    num_prepared = len(list(tmp_path.glob("prepared/*/")))
+    load_model(directory, dtype="float32", device="cpu", cache_dir=tmp_path)
+    load_model(directory, dtype="bfloat16", device="cpu", cache_dir=tmp_path)
+    assert before == {WEIGHTS}
+    assert len(list(tmp_path.glob("prepared/*/"))) == num_prepared
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="weights are packed by oneDNN")  # type: ignore[no-untyped-call]
+def test_packed_weights_go_elsewhere_when_the_cache_takes_none(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside the prepared weights if that can be written, else in a temporary directory, else in every replica."""
+    caplog.set_level(logging.INFO)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    prepare_portable(directory, dtype="bfloat16", cache_dir=tmp_path)
+    (prepared,) = (path for path in tmp_path.glob("prepared/*") if path.is_dir())
+    name = f"packed-{torch.__version__}-{torch.get_num_threads()}.bin"
+    (prepared / f"{name}.lock").mkdir()  # nobody, not even root, can open it for writing
+
+    load_model(directory, dtype="bfloat16", device="cpu", cache_dir=tmp_path)
+    own = temporary / f"headcount-{os.getuid()}-packed"
+    assert [path.name for path in own.glob("*.bin")] == [f"{prepared.name}-{name}"]
+    assert own.stat().st_mode & 0o77 == 0
+    assert "Packed weights could not be shared" not in caplog.text
+
+    for path in own.iterdir():
+        path.unlink()
+    own.rmdir()
+    own.write_text("in the way")
+    load_model(directory, dtype="bfloat16", device="cpu", cache_dir=tmp_path)
+    assert "Packed weights could not be shared: every replica keeps its own copy." in caplog.text
