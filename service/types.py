@@ -146,7 +146,7 @@ class TokenEvent:
     `token_ids` are the new tokens (none in a terminal event that brings no token; the last one is the stop token when
     `finish_reason` is STOP). `logprobs` is aligned with `token_ids` when asked for. `prompt_logprobs` comes once, with
     the first event of sequence 0, which precedes those of the others: entry 0 is None (nothing precedes it). `timings`
-    comes with the terminal event.
+    comes with the first event and with the terminal one.
     """
 
     request_id: str

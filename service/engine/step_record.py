@@ -59,10 +59,12 @@ class StepRecord:
         self, sequence: Sequence, result: SequenceResult, at: float, *, finish_reason: FinishReason | None = None
     ) -> None:
         """Report what `result` brought `sequence` at instant `at`, and its end if it has a `finish_reason`."""
+        is_first = sequence.last_token_at is None
         if result.token_id is not None:
             self._time_token(sequence, at)
-        if finish_reason is not None:
-            self._finished.append((finish_reason, sequence.timings()))
+        timings = sequence.timings() if is_first or finish_reason is not None else None
+        if finish_reason is not None and timings is not None:
+            self._finished.append((finish_reason, timings))
         self.events.append(
             TokenEvent(
                 request_id=sequence.request_id,
@@ -73,7 +75,7 @@ class StepRecord:
                 num_prefix_hit_tokens=sequence.num_prefix_hit_tokens,
                 finish_reason=finish_reason,
                 error=result.error,
-                timings=None if finish_reason is None else self._finished[-1][1],
+                timings=timings,
             )
         )
 

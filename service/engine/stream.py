@@ -88,5 +88,5 @@ def merge(events: list[TokenEvent]) -> TokenEvent:
         num_prefix_hit_tokens=last.num_prefix_hit_tokens,
         finish_reason=last.finish_reason,
         error=last.error,
-        timings=last.timings,
+        timings=last.timings or first.timings,
     )

@@ -83,16 +83,18 @@ class TestReport:
         assert [len(event.logprobs) for event in events] == [1, 1]
 
     def test_times_and_counts_of_a_request(self) -> None:
-        """Queue, first token and gaps are measured on the engine's clock; the timings come with the end."""
+        """Queue, first token and gaps are measured on the engine's clock; the timings come first and last."""
         clock = FakeClock(now=100.0)
         core = engine(clock=clock)
         core.add(request(1, 2, 3, max_tokens=3, arrival_at=98.0))
-        seen = []
-        for _, stats in steps(core):
+        seen, told = [], []
+        for (event,), stats in steps(core):
+            told.append(event.timings and (event.timings.scheduled_at, event.timings.last_token_at))
             seen.append((stats.num_prompt_tokens, stats.num_output_tokens, stats.ttft_s, stats.itl_s))
             clock.now += 0.5
 
         assert seen == [(3, 1, (2.0,), ()), (0, 1, (), (0.5,)), (0, 1, (), (0.5,))]
+        assert told == [(100.0, 100.0), None, (100.0, 101.0)]
         [(reason, timings)] = stats.finished
         assert reason is LENGTH
         assert (timings.arrival_at, timings.scheduled_at, timings.first_token_at, timings.last_token_at) == (

@@ -141,6 +141,7 @@ def test_merging_keeps_everything(parts: list[list[int]], ends: bool) -> None:
             logprobs=tuple(TokenLogprob(token_id, -1.0) for token_id in part),
             prompt_logprobs=(None,) if i == 0 else None,
             num_prefix_hit_tokens=16,
+            timings=SequenceTimings(arrival_at=0.0, scheduled_at=1.0) if i == 0 else None,
         )
         for i, part in enumerate(parts)
     ]
@@ -161,4 +162,4 @@ def test_merging_keeps_everything(parts: list[list[int]], ends: bool) -> None:
         finish_reason=FinishReason.ERROR if ends else None,
         error="e" if ends else None,
     )
-    assert merged.timings == events[-1].timings
+    assert merged.timings == (events[-1].timings if ends else events[0].timings)
