@@ -223,6 +223,7 @@ FORECAST_ERROR = _fleet_gauge(
 QUEUE_TIME_OF_FLEET = _fleet_gauge("headcount_queue_seconds", "Prefill time that waits, per ready replica.")
 HELD_REQUESTS = _fleet_gauge("headcount_held_requests", "Requests that wait for a first replica.")
 COLD_START = _fleet_gauge("headcount_cold_start_seconds", "Cold start that the autoscaler reckons with.")
+PRICE = _fleet_gauge("headcount_price_per_replica_hour", "What an hour of a replica costs, as set.")
 COST_PER_HOUR = _fleet_gauge("headcount_cost_per_hour", "Ready and starting replicas at price_per_replica_hour.")
 DECISION_AGE = _fleet_gauge("headcount_decision_age_seconds", "Time since the last decision.")
 REPLICA_SECONDS = _fleet_counter("headcount_replica_seconds_total", "Sum of ready and starting replicas over time.")

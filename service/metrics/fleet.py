@@ -18,7 +18,8 @@ Values = Mapping[tuple[str, ...], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStats:
-    """`terms` are those of the last decision; empty while there is none. Prices are per hour of a replica."""
+    """`terms` are those of the last decision; empty while there is none. `cost` and the numbers of decisions are sums;
+    `cost` is None while they are not known. Prices are per hour of a replica."""
 
     min_replicas: int
     max_replicas: int
@@ -27,19 +28,22 @@ class FleetStats:
     decision_age_s: float = math.nan
     desired: float = math.nan
     terms: Mapping[str, float | None] = field(default_factory=dict)
-    cost: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] | None = None
     num_decisions: int = 0
     num_fallbacks: int = 0
 
 
 class FleetCollector(Collector):
-    """Families of one `FleetStats`. What is unknown is nan, never 0."""
+    """Families of one `FleetStats`. What is unknown is never 0: a gauge is nan, a counter is left out, since one that
+    falls to 0 and comes back would be counted twice."""
 
     def __init__(self, stats: FleetStats) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
         for metric, values in _values(self._stats).items():
+            if metric.kind is Kind.COUNTER and self._stats.cost is None:
+                continue
             kind: Any = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
             family = kind(metric.name, metric.help, labels=metric.labels)
             for labels, value in values.items():
@@ -48,7 +52,7 @@ class FleetCollector(Collector):
 
 
 def _values(stats: FleetStats) -> dict[catalog.Metric, Values]:
-    terms, cost = stats.terms, stats.cost
+    terms, cost = stats.terms, stats.cost or {}
 
     def term(*names: str) -> float:
         values = [terms.get(name) for name in names]
@@ -68,6 +72,7 @@ def _values(stats: FleetStats) -> dict[catalog.Metric, Values]:
         catalog.QUEUE_TIME_OF_FLEET: {(): term("queue_s")},
         catalog.HELD_REQUESTS: {(): stats.num_held},
         catalog.COLD_START: {(): term("cold_start_s")},
+        catalog.PRICE: {(): stats.price_per_replica_hour},
         catalog.COST_PER_HOUR: {(): (ready + starting) * stats.price_per_replica_hour},
         catalog.DECISION_AGE: {(): stats.decision_age_s},
         catalog.REPLICA_SECONDS: {(): cost.get("replica_s", 0.0)},

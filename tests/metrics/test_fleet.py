@@ -67,12 +67,13 @@ def test_every_fleet_metric_of_the_catalog_is_told() -> None:
 
 
 def test_what_is_unknown_is_not_zero() -> None:
-    """Without a decision there are bounds and counters only."""
+    """Without a decision there are bounds only; a counter that fell to 0 would count all of itself again."""
     found = samples(FleetStats(min_replicas=0, max_replicas=4, price_per_replica_hour=1.0))
     assert math.isnan(found["headcount_desired_replicas", ()])
     assert math.isnan(found["headcount_cost_per_hour", ()])
     assert math.isnan(samples(STATS)["headcount_forecast_error_replicas", ()])
     assert found["headcount_max_replicas", ()] == 4
+    assert [name for name, _ in found if name.endswith("_total")] == []
 
 
 def test_they_stand_beside_what_processes_share(tmp_path: Path) -> None:
