@@ -1,0 +1,1 @@
+"""Grafana dashboards, made from the catalog: a panel cannot name a metric that does not exist."""
