@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from service.model.kv_cache import LayerCache
+
+Watch = Callable[[Tensor, LayerCache], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +18,8 @@ class ModelInputs:
 
     token_ids, positions (0-based in their sequence) and slot_mapping (KV slot each one writes) are [T] int64;
     logits_rows [R] int64 are indices into the T. `attention` is the step's plan, from `Transformer.plan` with the
-    same sequences in the same order.
+    same sequences in the same order. `watch`, if any, is shown each layer's rotated queries [T, H, D] in turn, when the
+    cache holds its keys.
     """
 
     token_ids: Tensor
@@ -21,3 +27,4 @@ class ModelInputs:
     slot_mapping: Tensor
     logits_rows: Tensor
     attention: object
+    watch: Watch | None = None

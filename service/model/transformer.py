@@ -13,7 +13,8 @@ token's result with the same bits whatever tokens are beside it (P1). Names of w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ class MultiHeadAttention:
             heads = qkv.view(x.shape[0], -1, self._head_dim)[:, : self._qk_norm.shape[0]]
             heads.copy_(functional.rms_norm(heads, (self._head_dim,), None, self._norm_eps).mul_(self._qk_norm))
         query = self._ops.rotary_and_cache(qkv, rotation, inputs.slot_mapping, cache, self._num_heads)
+        if inputs.watch is not None:
+            inputs.watch(query, cache)
         return self.o(self._ops.attention(query, cache, inputs.attention, scale=self._scale))
 
 
@@ -190,16 +193,19 @@ class Transformer:
     def forward(self, inputs: ModelInputs, kv_cache: KVCache) -> Tensor:
         """Logits [R, vocab_size] float32 of the rows asked for. Keys and values of all T tokens go into the cache."""
         with torch.inference_mode():
-            residual = functional.embedding(inputs.token_ids, self._embedding)
-            if self._position_embedding is not None:
-                residual.add_(functional.embedding(inputs.positions, self._position_embedding))
-            rotation = None if self._rotary is None else self._rotary(inputs.positions)
-            delta: Tensor | None = None
-            for layer, cache in zip(self._layers, kv_cache.layers, strict=True):
-                delta = layer(residual, delta, rotation, cache, inputs)
+            residual, delta = deque(self.layer_by_layer(inputs, kv_cache.layers), maxlen=1).pop()
             if inputs.logits_rows.numel() == 0:
                 return residual.new_empty((0, self.config.vocab_size), dtype=torch.float32)
-            residual = residual.index_select(0, inputs.logits_rows)
-            if delta is not None:
-                delta = delta.index_select(0, inputs.logits_rows)
+            residual, delta = (each.index_select(0, inputs.logits_rows) for each in (residual, delta))
             return self._lm_head(self._final_norm(residual, delta)).float()
+
+    def layer_by_layer(self, inputs: ModelInputs, caches: Iterable[LayerCache]) -> Iterator[tuple[Tensor, Tensor]]:
+        """After each layer: the residual, and the layer's output that is not yet added to it. Needs inference mode."""
+        residual = functional.embedding(inputs.token_ids, self._embedding)
+        if self._position_embedding is not None:
+            residual.add_(functional.embedding(inputs.positions, self._position_embedding))
+        rotation = None if self._rotary is None else self._rotary(inputs.positions)
+        delta: Tensor | None = None
+        for layer, cache in zip(self._layers, caches, strict=True):
+            delta = layer(residual, delta, rotation, cache, inputs)
+            yield residual, delta
