@@ -11,6 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ from service.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "HEADCOUNT_"
 CONFIG_FILE_VARIABLE = "HEADCOUNT_CONFIG"
+OTLP_EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 
 
 def _from_json(value: object) -> object:
@@ -32,6 +34,16 @@ def _block_size(value: int) -> int:
     """A key tile of the plain PyTorch attention is made of whole blocks."""
     if value not in (16, 32, 64):
         raise ValueError("must be 16, 32 or 64")
+    return value
+
+
+def _otlp_endpoint(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must be a URL, such as http://localhost:4318")
+    try:
+        distribution(OTLP_EXPORTER)
+    except PackageNotFoundError:
+        raise ValueError("needs packages that are not installed: pip install 'headcount[otel]'") from None
     return value
 
 
@@ -92,6 +104,10 @@ class Settings(BaseModel):
     )
     log_format: Literal["json", "text"] = Field("json", description="form of the request log")
     log_prompts: bool = Field(False, description="put prompts into the request log")
+
+    otlp_endpoint: Annotated[str, AfterValidator(_otlp_endpoint)] | None = Field(
+        None, description="an OpenTelemetry collector (OTLP/HTTP) for traces: http://localhost:4318; default: none"
+    )
 
     # the fleet
     min_replicas: int = Field(

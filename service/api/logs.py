@@ -12,7 +12,7 @@ from typing import Literal, TextIO
 from starlette.types import Scope
 from typing_extensions import override
 
-from service.types import FinishReason
+from service.types import FinishReason, GenerateRequest
 
 REQUEST_LOGGER = "headcount.request"
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that did not wait for an answer
@@ -66,7 +66,8 @@ class Tally:
 class RequestRecord:
     """What is known of one HTTP request; filled while it is served.
 
-    `endpoint` is a route's path, never a raw URL; `status` is CLIENT_CLOSED_REQUEST until an answer begins.
+    `endpoint` is a route's path, never a raw URL; `status` is CLIENT_CLOSED_REQUEST until an answer begins. `request`
+    is the first of those that it became; `trace_id` is there where requests are traced.
     """
 
     request_id: str
@@ -80,7 +81,10 @@ class RequestRecord:
     request_bytes: int = 0
     response_bytes: int = 0
     prompts: list[str] | None = None
+    request: GenerateRequest | None = None
+    is_stream: bool = False
     tally: Tally | None = None
+    trace_id: str | None = None
 
     def fields(self, ended_at: float) -> dict[str, object]:
         return {
@@ -94,6 +98,7 @@ class RequestRecord:
             "e2e_s": _elapsed(self.started_at, ended_at),
             **(self.tally.fields() if self.tally else {}),
             **({"prompts": self.prompts} if self.prompts is not None else {}),
+            **({"trace_id": self.trace_id} if self.trace_id is not None else {}),
         }
 
 

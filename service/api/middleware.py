@@ -20,7 +20,7 @@ _PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})  #
 
 
 class RequestScope:
-    """Attaches a RequestRecord, answers with its id, turns an unexpected exception into a 500; logs and measures it.
+    """Attaches a RequestRecord, answers with its id, turns an unexpected exception into a 500; logs, measures, traces.
 
     The id is the client's `X-Request-Id` where that is sane, else a fresh one. It is for people: clients may repeat it.
     """
@@ -67,6 +67,8 @@ class RequestScope:
         record.endpoint = getattr(route, "path", record.endpoint)
         ended_at = self._state.clock()
         measure(self._state.recorder, record, ended_at)
+        if self._state.tracer is not None:
+            self._state.tracer.on_request(scope, record, ended_at)
         log_request(record, ended_at, logging.DEBUG if record.endpoint in _PROBES else logging.INFO)
 
 

@@ -51,6 +51,7 @@ class GenerationResponse(Response):
         # Parsing, templates and tokenizers take seconds for the largest bodies: the event loop has others to serve.
         job = await asyncio.to_thread(self._prepare, self._state, body, record.started_at)
         record.model = self._state.model_id
+        record.request, record.is_stream = job.requests[0], job.stream
         record.tally = tally = job.tally()
         if self._state.log_prompts:
             record.prompts = [self._state.prompt_text(request) for request in job.requests]

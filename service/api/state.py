@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from starlette.types import Scope
+
+from service.api.logs import RequestRecord
 from service.backend import Backend, FleetView
 from service.errors import UnknownModelError
 from service.metrics.recorder import Recorder
@@ -17,13 +21,23 @@ Clock = Callable[[], float]
 MIB = 2**20
 
 
+class Tracer(Protocol):
+    """Is told of every request that has ended, at `ended_at` on the state's clock, and may give it a `trace_id`."""
+
+    def on_request(self, scope: Scope, record: RequestRecord, ended_at: float) -> None: ...
+
+    def flush(self) -> None:
+        """Send what has not been sent, within seconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiState:
     """`model_id` is the name clients ask for, `created_at` a Unix time; `render_metrics` gives body and content type.
 
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
-    ("*" for any). `fleet` is there where the whole fleet can be asked about, not in a single replica. `clock` is
-    monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
+    ("*" for any). `fleet` is there where the whole fleet can be asked about, not in a single replica; `tracer`
+    where requests are traced. `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in
+    seconds.
     """
 
     backend: Backend
@@ -37,6 +51,7 @@ class ApiState:
     log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()
     fleet: FleetView | None = None
+    tracer: Tracer | None = None
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp
 from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
-from service.api.state import MIB, ApiState
+from service.api.state import MIB, ApiState, Tracer
 from service.assembly import Engine, load_engine
 from service.autoscaling.report import Collector, Report
 from service.autoscaling.signals import EngineLimits
@@ -39,6 +40,7 @@ class Replica:
         if settings.metrics_port is not None:
             serve_metrics(directory, settings.metrics_port)
         self._engine = load_engine(settings)
+        self._tracer = _tracer(settings)
         self._collector = Collector(slo_of(settings))
         self._recorder = Recorder(_info(settings, self._engine), CollectorRegistry())
         self._backend = EngineBackend(
@@ -58,6 +60,7 @@ class Replica:
             max_body_bytes=int(settings.max_body_mib * MIB),
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
+            tracer=self._tracer,
         )
         self._limits = _limits(self._engine)
         self._start_up_s = time.monotonic() - started_at
@@ -85,15 +88,29 @@ class Replica:
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests (503) and finish what is accepted; what takes longer than `timeout_s` is aborted."""
         await self._backend.drain(timeout_s)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.flush)
 
     def __del__(self) -> None:
         """Called by Serve when no request is left."""
         if hasattr(self, "_backend"):
             self._backend.close()
+            if self._tracer is not None:
+                self._tracer.flush()
 
     def _on_step(self, step: StepStats) -> None:
         self._recorder.on_step(step)
         self._collector.on_step(step)
+
+
+def _tracer(settings: Settings) -> Tracer | None:
+    if settings.otlp_endpoint is None:
+        return None
+    from service.api import tracing  # noqa: PLC0415 - OpenTelemetry is there, and imported, only where it is asked for
+
+    return tracing.RequestTracer(
+        tracing.otlp_processor(settings.otlp_endpoint), version=__version__, wall_clock=time.time
+    )
 
 
 def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
