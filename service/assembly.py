@@ -8,9 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from service.attention import AttentionSource
 from service.config import Settings
+from service.engine.attention import EngineAttention
 from service.engine.core import EngineConfig, EngineCore
+from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.model.hub import Progress, resolve_model
@@ -22,7 +26,10 @@ SYNTHETIC_MODEL_LEN = 8192
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine with the tokenizer of its model and the name it is served under; `step_cost` is what to expect."""
+    """An engine with the tokenizer of its model and the name it is served under; `step_cost` is what to expect.
+
+    `attention` makes a source for the backend that is put around the engine; None without a model.
+    """
 
     core: EngineCore
     runner: Runner
@@ -30,6 +37,7 @@ class Engine:
     model_id: str
     cache_dtype: str
     step_cost: StepCost
+    attention: Callable[[EngineBackend], AttentionSource] | None = None
 
 
 def load_engine(
@@ -37,6 +45,7 @@ def load_engine(
 ) -> Engine:
     """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
     runner: Runner
+    attention: Callable[[EngineBackend], AttentionSource] | None = None
     if settings.runner == "synthetic":
         tokenizer, cache_dtype, step_cost = load_tokenizer_of(settings), "none", settings.synthetic_cost
         runner = SyntheticRunner(
@@ -52,13 +61,14 @@ def load_engine(
         path = resolve_model(settings.model, settings.cache_path)
         runner = model_runner.load_runner(settings, path, tokenizer.eos_token_ids)
         cache_dtype, step_cost = model_runner.cache_dtype(runner), model_runner.expected_step_cost(runner)
+        attention = partial(EngineAttention, model_runner.attention_model(runner))
     config = EngineConfig(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
     core = EngineCore(runner, config, clock)
-    return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost)
+    return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost, attention)
 
 
 def load_tokenizer_of(settings: Settings, progress: Progress | None = None) -> Tokenizer:

@@ -13,6 +13,7 @@ from service.config import Settings
 from service.engine.runner import ModelRunner
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError, StartupError
+from service.model.attention_map import AttentionModel
 from service.model.loader import load_model
 from service.model.memory import available_bytes
 from service.model.transformer import Transformer
@@ -37,6 +38,11 @@ def load_runner(settings: Settings, path: Path, eos_token_ids: frozenset[int]) -
 def cache_dtype(runner: ModelRunner) -> str:
     """What keys and values are kept in."""
     return str(runner.model.dtype).removeprefix("torch.")
+
+
+def attention_model(runner: ModelRunner) -> AttentionModel:
+    """Its model, as one that can be looked into."""
+    return AttentionModel(runner.model)
 
 
 def expected_step_cost(runner: ModelRunner) -> StepCost:

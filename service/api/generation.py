@@ -69,7 +69,7 @@ async def _continue_prompt(
         choice = choices[event.index]
         if choice.finish_reason is not None:
             continue  # a stop string ended it: the engine, which knows no text, goes on until the request is closed
-        _raise_failure(event)
+        raise_failure(event)
         if event.index == 0 and event.num_prefix_hit_tokens > num_cached_tokens:
             tally.num_cached_tokens += event.num_prefix_hit_tokens - num_cached_tokens
             num_cached_tokens = event.num_prefix_hit_tokens
@@ -89,7 +89,8 @@ async def _continue_prompt(
     raise EngineError("The engine ended a request without finishing every sequence.")
 
 
-def _raise_failure(event: TokenEvent) -> None:
+def raise_failure(event: TokenEvent) -> None:
+    """Raise EngineError or UnavailableError where a sequence ended without its tokens."""
     if event.finish_reason is FinishReason.ERROR:
         raise EngineError(event.error or "The engine failed on this sequence.")
     if event.finish_reason is FinishReason.ABORT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,9 +10,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-
-from service.api.chat import ChatRequest
-from service.api.completions import CompletionRequest
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -66,8 +63,8 @@ def errors(*statuses: HTTPStatus) -> Responses:
     return {int(status): {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in statuses}
 
 
-def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """FastAPI's description of `app` and our request models; made once, as it never changes."""
+def openapi_of(app: FastAPI, models: Sequence[type[BaseModel]]) -> Callable[[], dict[str, Any]]:
+    """FastAPI's description of `app` and our request `models`; made once, as it never changes."""
     made: dict[str, Any] = {}
 
     def openapi() -> dict[str, Any]:
@@ -75,10 +72,8 @@ def openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
             made.update(
                 get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             )
-            _, models = models_json_schema(
-                [(ChatRequest, "validation"), (CompletionRequest, "validation")], ref_template=_REF
-            )
-            made["components"]["schemas"].update(models["$defs"])
+            _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+            made["components"]["schemas"].update(schemas["$defs"])
         return made
 
     return openapi

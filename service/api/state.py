@@ -10,6 +10,7 @@ from typing import Protocol
 from starlette.types import Scope
 
 from service.api.logs import RequestRecord
+from service.attention import AttentionSource
 from service.backend import Backend, FleetView
 from service.errors import UnknownModelError
 from service.metrics.recorder import Recorder
@@ -37,7 +38,7 @@ class ApiState:
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
     ("*" for any). `fleet` is there where the whole fleet can be asked about, not in a single replica; `tracer`
     where requests are traced. `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in
-    seconds.
+    seconds. `attention` is there where a model can be looked into.
     """
 
     backend: Backend
@@ -52,6 +53,7 @@ class ApiState:
     cors_origins: tuple[str, ...] = ()
     fleet: FleetView | None = None
     tracer: Tracer | None = None
+    attention: AttentionSource | None = None
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
 

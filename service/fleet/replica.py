@@ -61,6 +61,7 @@ class Replica:
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
             tracer=self._tracer,
+            attention=None if self._engine.attention is None else self._engine.attention(self._backend),
         )
         self._limits = _limits(self._engine)
         self._start_up_s = time.monotonic() - started_at

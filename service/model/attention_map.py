@@ -16,35 +16,38 @@ from service.model.transformer import Transformer
 DECIMALS = 7
 
 
-def attention_shape(model: Transformer) -> AttentionShape:
-    config = model.config
-    return AttentionShape(
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        sliding_window=config.sliding_window,
-    )
+class AttentionModel:
+    """A model whose attention can be looked at."""
+
+    def __init__(self, model: Transformer) -> None:
+        config = model.config
+        self.shape = AttentionShape(
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            sliding_window=config.sliding_window,
+        )
+        self._model = model
+
+    def map(self, request: AttentionRequest) -> Generator[None, None, AttentionMap]:
+        """Yields after each layer, so that the engine can go on with its steps, and returns the whole."""
+        found = AttentionMap(summaries=[], weights=[], links=[], row=[])
+        repeats = _repeats(request.token_ids)
+        for layer, weights in enumerate(attention_weights(self._model, request.token_ids)):
+            found.summaries.append(_summaries(weights, repeats))
+            if layer in request.layers:
+                found.weights.extend(HeadWeights(layer, head, _triangle(weights[head])) for head in request.heads)
+            if request.position is not None:
+                row = _rounded(weights[:, request.position, : request.position + 1])
+                found.links.extend(_links(layer, row, request.num_links))
+                if request.all_heads:
+                    found.row.append(row)
+            yield
+        found.links[:] = heapq.nlargest(request.num_links, found.links, key=lambda link: link.weight)
+        return found
 
 
-def attention_map(model: Transformer, request: AttentionRequest) -> Generator[None, None, AttentionMap]:
-    """Yields after each layer, so that the engine can go on with its steps, and returns the whole."""
-    found = AttentionMap(summaries=[], weights=[], links=[], row=[])
-    repeats = _repeats(request.token_ids)
-    for layer, weights in enumerate(attention_weights(model, request.token_ids)):
-        found.summaries.append(summarise(weights, repeats))
-        if layer in request.layers:
-            found.weights.extend(HeadWeights(layer, head, _triangle(weights[head])) for head in request.heads)
-        if request.position is not None:
-            row = _rounded(weights[:, request.position, : request.position + 1])
-            found.links.extend(_links(layer, row, request.num_links))
-            if request.all_heads:
-                found.row.append(row)
-        yield
-    found.links[:] = heapq.nlargest(request.num_links, found.links, key=lambda link: link.weight)
-    return found
-
-
-def summarise(weights: Tensor, repeats: Tensor) -> list[HeadSummary]:
+def _summaries(weights: Tensor, repeats: Tensor) -> list[HeadSummary]:
     """The summaries of one layer's heads from its weights [H, T, T]; `repeats` as of `_repeats`."""
     num_tokens = weights.shape[-1]
     positions = torch.arange(num_tokens, device=weights.device)

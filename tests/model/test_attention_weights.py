@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from service.attention import AttentionMap, AttentionRequest, HeadSummary
-from service.model.attention_map import attention_map, attention_shape
+from service.model.attention_map import AttentionModel
 from service.model.attention_weights import attention_weights
 from service.model.gguf_weights import open_gguf
 from service.model.loader import load_model
@@ -43,8 +43,8 @@ def finish(pieces: Generator[None, None, T]) -> T:
 
 
 def look(model: Transformer, token_ids: list[int], **asked: Any) -> AttentionMap:
-    request = AttentionRequest(shape=attention_shape(model), token_ids=tuple(token_ids), **asked)
-    return finish(attention_map(model, request))
+    source = AttentionModel(model)
+    return finish(source.map(AttentionRequest(shape=source.shape, token_ids=tuple(token_ids), **asked)))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,8 @@ def test_what_is_asked_for_is_given_and_no_more(tiny: Transformer) -> None:
 
 def test_a_layer_is_a_piece(tiny: Transformer) -> None:
     """The engine gets its turn after each layer, and is not left in inference mode."""
-    pieces = attention_map(tiny, AttentionRequest(shape=attention_shape(tiny), token_ids=(1, 2, 3)))
+    source = AttentionModel(tiny)
+    pieces = source.map(AttentionRequest(shape=source.shape, token_ids=(1, 2, 3)))
     for _ in range(tiny.config.num_layers):
         next(pieces)
         assert not torch.is_inference_mode_enabled()
