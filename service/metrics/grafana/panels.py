@@ -184,7 +184,7 @@ def _defaults(panel: Panel) -> Json:
     if panel.form is Form.LINES:
         stacking = {"mode": "normal" if panel.is_stacked else "none", "group": "A"}
         fill = 25 if panel.is_stacked else 0
-        defaults["min"] = None if panel.unit is Unit.NUMBER else 0
+        defaults |= {} if panel.unit is Unit.NUMBER else {"min": 0}
         defaults["custom"] = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": fill, "stacking": stacking}
     if panel.form is Form.FIGURE:
         steps: list[Json] = [{"color": "text", "value": None}]
