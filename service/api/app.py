@@ -15,6 +15,7 @@ from service.api.openapi import answers, openapi_of, request_body
 from service.api.operation import model_routes, operation_routes
 from service.api.respond import GenerationResponse
 from service.api.state import ApiState
+from service.api.web import page_routes
 from service.errors import HeadcountError
 
 _DESCRIPTION = (
@@ -42,6 +43,7 @@ def create_app(state: ApiState) -> FastAPI:
     app.include_router(operation_routes(state))
     if state.fleet is not None:
         app.include_router(fleet_routes(state.fleet))
+        app.include_router(page_routes())
     models = (chat.ChatRequest, completions.CompletionRequest, attention.AttentionFields)
     app.openapi = openapi_of(app, models)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     if state.cors_origins:

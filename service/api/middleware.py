@@ -16,7 +16,8 @@ from service.api.state import ApiState
 
 REQUEST_ID_HEADER = "x-request-id"
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})  # asked every few seconds, for ever
+# Asked every few seconds, for ever.
+_PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/fleet"})
 
 
 class RequestScope:
