@@ -33,7 +33,8 @@ class AttentionRequest:
     """What to show of `token_ids`: always a summary of every head, and more on demand.
 
     All weights of `layers` × `heads`; and for the token at `position`, if any, the `num_links` strongest links of all
-    heads to earlier tokens, and with `all_heads` its weights in every head. Raises InvalidRequestError.
+    heads to earlier tokens, and with `all_heads` its weights in every head. The first token is never the end of a
+    link: heads that look for nothing rest on it, which `HeadSummary.first` tells. Raises InvalidRequestError.
     """
 
     shape: AttentionShape

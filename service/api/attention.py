@@ -27,8 +27,8 @@ from service.errors import InvalidRequestError
 from service.types import GenerateRequest, SamplingParams
 
 EXAMPLE: dict[str, object] = {
-    "prompt": "The cat sat down because it was tired.",
-    "position": 5,
+    "prompt": "The cat sat",
+    "position": 2,
     "num_links": 1,
     "layers": [0],
     "heads": [0],
@@ -40,11 +40,11 @@ EXAMPLE_ANSWER: dict[str, object] = {
     "num_heads": 1,
     "num_kv_heads": 1,
     "sliding_window": None,
-    "num_prompt_tokens": 2,
-    "tokens": [{"id": 504, "text": "The"}, {"id": 2644, "text": " cat"}],
-    "summaries": [[{"entropy": 0.4, "distance": 0.45, "previous": 0.9, "first": 0.9, "induction": None}]],
-    "weights": [{"layer": 0, "head": 0, "rows": [[1.0], [0.9, 0.1]]}],
-    "links": [{"layer": 0, "head": 0, "position": 0, "weight": 0.9}],
+    "num_prompt_tokens": 3,
+    "tokens": [{"id": 504, "text": "The"}, {"id": 2644, "text": " cat"}, {"id": 6067, "text": " sat"}],
+    "summaries": [[{"entropy": 0.55, "distance": 0.6, "previous": 0.8, "first": 0.55, "induction": None}]],
+    "weights": [{"layer": 0, "head": 0, "rows": [[1.0], [0.9, 0.1], [0.2, 0.7, 0.1]]}],
+    "links": [{"layer": 0, "head": 0, "position": 1, "weight": 0.7}],
     "row": [],
 }
 
@@ -84,7 +84,9 @@ class AttentionFields(StrictModel):
     layers: Numbers | None = Field(None, description="Layers, from 0, whose weights to give; 'all' for every one.")
     heads: Numbers | None = Field(None, description="Heads, from 0, of these layers. Default 'all'.")
     position: Int | None = Field(None, description="The token, from 0, whose links to earlier tokens to give.")
-    num_links: Int | None = Field(None, description=f"So many of them, strongest first: 0-{MAX_LINKS}, default 10.")
+    num_links: Int | None = Field(
+        None, description=f"So many, strongest first, the first token left out: 0-{MAX_LINKS}, default 10."
+    )
     all_heads: bool | None = Field(
         None, description=f"Give the weights of that token in every head. At most {MAX_WEIGHTS} weights in an answer."
     )

@@ -74,11 +74,11 @@ def _repeats(token_ids: tuple[int, ...]) -> Tensor:
 
 
 def _links(layer: int, row: Rows, most: int) -> list[Link]:
-    """The strongest links of one layer from the token that ends `row` [H][n] to those before it."""
+    """The strongest links of one layer from the token that ends `row` [H][n] to those between the first and it."""
     links = (
         Link(layer, head, position, weight)
         for head, weights in enumerate(row)
-        for position, weight in enumerate(weights[:-1])
+        for position, weight in enumerate(weights[1:-1], start=1)
     )
     return heapq.nlargest(most, links, key=lambda link: link.weight)
 

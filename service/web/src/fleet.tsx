@@ -99,7 +99,7 @@ function ReplicaCard({ replica, before }: { replica: Replica; before: Replica | 
   return (
     <li class={replica.state}>
       <h3>
-        <span class="dot" aria-hidden="true" /> {replica.replica_id.split("#").at(-1)} <small>{replica.state}</small>
+        <span class="dot" aria-hidden="true" /> {stats ? replica.replica_id.split("#").at(-1) : "New"} <small>{replica.state}</small>
       </h3>
       {stats ? (
         <dl>
@@ -109,8 +109,8 @@ function ReplicaCard({ replica, before }: { replica: Replica; before: Replica | 
             <meter min={0} max={1} value={stats.kv_usage} aria-label="KV cache in use" /> {percent(stats.kv_usage)}
           </Row>
           <Row name="Step">{stepTime(replica, before)}</Row>
-          <Row name="Late">
-            {stats.num_slo_misses} of {stats.num_finished} finished
+          <Row name="Too late">
+            {stats.num_slo_misses} of {stats.num_finished}
           </Row>
         </dl>
       ) : (

@@ -18,5 +18,5 @@ export function duration(seconds: number): string {
 }
 
 export function clock(unixSeconds: number): string {
-  return new Date(unixSeconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return new Date(unixSeconds * 1000).toLocaleTimeString([], { timeStyle: "medium", hourCycle: "h23" });
 }

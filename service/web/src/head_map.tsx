@@ -103,8 +103,8 @@ export function HeadMap({ found, to, selected, onSelect }: Props) {
         })}
       </div>
       <p class="axes" aria-hidden="true">
-        <span>layer 0</span>
-        <span>layer {numLayers - 1}</span>
+        <span>Layer 0</span>
+        <span>Layer {numLayers - 1}</span>
       </p>
     </section>
   );

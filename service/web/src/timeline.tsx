@@ -6,18 +6,18 @@ const HEIGHT = 150;
 const MARGIN = { top: 10, right: 8, bottom: 22, left: 24 };
 const SHORTEST_S = 120;
 
-/** How many replicas there were, were asked for and were needed, over the last minutes. */
+/** How many replicas there were and were asked for, over the last minutes; a need beyond that is cut at the top. */
 export function Timeline({ decisions }: { decisions: Decision[] }) {
   const [box, width] = useWidth();
   const last = decisions.at(-1)!;
   const start = Math.min(decisions[0]!.at, last.at - SHORTEST_S);
-  const most = Math.max(1, ...decisions.map(({ current, desired, terms }) => Math.max(current, desired, terms.need ?? 0)));
+  const most = 1.25 * Math.max(1, ...decisions.map(({ current, desired }) => Math.max(current, desired)));
   const x = (at: number) => MARGIN.left + ((at - start) / (last.at - start)) * (width - MARGIN.left - MARGIN.right);
   const y = (value: number) => HEIGHT - MARGIN.bottom - (value / most) * (HEIGHT - MARGIN.top - MARGIN.bottom);
   const steps = (value: (decision: Decision) => number) =>
     decisions.map((each, index) => `${index ? `H${x(each.at)}` : `M${x(each.at)},${y(value(each))}`}V${y(value(each))}`).join("");
-  const need = decisions.map((each) => `L${x(each.at)},${y(each.terms.need ?? 0)}`).join("");
-  const label = `From ${clock(start)} to ${clock(last.at)}: now ${last.current} replicas, ${last.desired} asked for, at most ${Math.ceil(most)}.`;
+  const need = decisions.map((each) => `L${x(each.at)},${y(Math.min(most, each.terms.need ?? 0))}`).join("");
+  const label = `From ${clock(start)} to ${clock(last.at)}: now ${last.current} replicas, ${last.desired} asked for.`;
   return (
     <div ref={box} class="timeline">
       <svg width={width} height={HEIGHT} role="img" aria-label={label}>
