@@ -14,6 +14,7 @@ bodies, logs and metrics.
     │   ├── UnknownModelError         the `model` asked for is not served here (404)
     │   ├── OverloadedError           the queue is full; `retry_after_s` says when to come back (429)
     │   └── UnavailableError          starting, draining or dead (503)
+    ├── GrammarError              a sequence cannot go on under its grammar; ends that sequence alone
     └── EngineError               our fault: a sequence or the engine failed (500)
 
 Standard library only. HTTP status codes are the API's business (`service.api.errors`).
@@ -84,6 +85,10 @@ class OverloadedError(RequestError):
 
 class UnavailableError(RequestError):
     label = "service_unavailable"
+
+
+class GrammarError(HeadcountError):
+    label = "grammar_error"
 
 
 class EngineError(HeadcountError):

@@ -7,8 +7,10 @@ Token ids and numbers, never text: text lives in `service.text`, HTTP in `servic
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from service.errors import InvalidRequestError
 
@@ -92,22 +94,48 @@ class SamplingParams:
                 _in_range(value, 0, MAX_TOP_LOGPROBS, param)
 
 
+class TokenMatcher(Protocol):
+    """Which tokens may come next in one sequence. Used by one thread."""
+
+    def mask(self, output_token_ids: Sequence[int]) -> bytes:
+        """Bit i % 8 of byte i // 8 is set where token i may follow `output_token_ids`; ids beyond the mask may not.
+
+        The output continues that of the call before; an end-of-sequence token may follow where it may end. Raises
+        GrammarError when the sequence cannot go on.
+        """
+        ...
+
+
+class TokenGrammar(Protocol):
+    """What an output must look like. May be shared by requests and threads."""
+
+    def matcher(self) -> TokenMatcher:
+        """One for a new sequence."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One request as the engine sees it: `n` sequences that continue the same prompt.
 
-    `arrival_at` is a reading of the process's monotonic clock (seconds).
+    Each output follows `grammar`, if there is one, and ends where it ends. `arrival_at` is a reading of the process's
+    monotonic clock (seconds).
     """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     n: int = 1
+    grammar: TokenGrammar | None = None
     arrival_at: float
 
     def __post_init__(self) -> None:
         _check(len(self.prompt_token_ids) > 0, "prompt", "The prompt has no tokens.")
         _check(1 <= self.n <= MAX_CHOICES, "n", f"n must be between 1 and {MAX_CHOICES}.")
+        if self.grammar is not None:
+            why = "cannot be combined with structured output or tools: their grammar says where the output ends."
+            _check(not self.sampling.ignore_eos, "ignore_eos", f"ignore_eos {why}")
+            _check(self.sampling.min_tokens == 0, "min_tokens", f"min_tokens {why}")
 
 
 @dataclass(frozen=True, slots=True)

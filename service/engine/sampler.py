@@ -2,7 +2,7 @@
 
 A row's result depends on nothing but that row: what needs more than an argmax is worked on alone, as one vector, and
 its randomness is a hash of (seed, number of the output token). So a request gets the same tokens whatever its
-neighbours are, after a preemption, and on another replica.
+neighbours are, after a preemption, and on another replica. Log probabilities are those of the raw logits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from service.engine.constraint import constrain
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence
+from service.errors import GrammarError
 from service.types import MIN_LOGPROB, SamplingParams, TokenLogprob
 
 MIN_TEMPERATURE = 1e-5
@@ -33,21 +35,29 @@ def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[SequenceResult]:
     """
     if not sequences:
         return []
-    peaks, token_ids = argmax(logits)
+    constrained = constrain(logits, sequences)
+    peaks, greedy = argmax(logits)
     results: list[SequenceResult] = []
-    for i, (sequence, peak, greedy) in enumerate(zip(sequences, peaks.tolist(), token_ids.tolist(), strict=True)):
+    for i, (sequence, peak, token_id) in enumerate(zip(sequences, peaks.tolist(), greedy.tolist(), strict=True)):
         if not math.isfinite(peak):
             results.append(SequenceResult(error="The model's logits for the next token are not finite."))
-            continue
-        token_id = greedy if _is_plain(sequence) else _choose(logits[i], sequence)
-        num_top = sequence.sampling.logprobs
-        if token_id is None:
-            results.append(SequenceResult(error="No token is allowed to come next."))
-        elif num_top is None:
-            results.append(SequenceResult(token_id))
+        elif _is_plain(sequence):
+            results.append(_result(logits[i], sequence, token_id))
         else:
-            results.append(SequenceResult(token_id, token_logprob(logits[i], token_id, num_top)))
+            row = constrained.get(i, logits[i])
+            chosen = row if isinstance(row, GrammarError) else _choose(row, sequence)
+            results.append(_result(logits[i], sequence, chosen))
     return results
+
+
+def _result(row: Tensor, sequence: Sequence, token_id: int | GrammarError | None) -> SequenceResult:
+    """`row` are the raw logits; None stands for no token at all."""
+    if token_id is None:
+        return SequenceResult(error="No token is allowed to come next.")
+    if isinstance(token_id, GrammarError):
+        return SequenceResult(error=str(token_id))
+    num_top = sequence.sampling.logprobs
+    return SequenceResult(token_id, None if num_top is None else token_logprob(row, token_id, num_top))
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,15 +118,19 @@ def _is_adjusted(sequence: Sequence) -> bool:
 
 
 def _is_plain(sequence: Sequence) -> bool:
-    return sequence.sampling.temperature < MIN_TEMPERATURE and not _is_adjusted(sequence)
+    is_greedy = sequence.sampling.temperature < MIN_TEMPERATURE
+    return is_greedy and sequence.matcher is None and not _is_adjusted(sequence)
 
 
 def _choose(row: Tensor, sequence: Sequence) -> int | None:
-    """The next token under all of `sequence.sampling`, or None when every token is forbidden."""
+    """The next token under all of `sequence.sampling`, or None when every token is forbidden.
+
+    `row` are the logits, constrained where there is a grammar.
+    """
     if _is_adjusted(sequence):
         row = _adjust(row, sequence)
-        if row.max() == -math.inf:
-            return None
+    if row.max() == -math.inf:
+        return None
     if sequence.sampling.temperature < MIN_TEMPERATURE:
         return int(argmax(row[None])[1])
     return _draw(row, sequence.sampling, uniform(sequence.seed, sequence.num_output_tokens))
@@ -124,7 +138,7 @@ def _choose(row: Tensor, sequence: Sequence) -> int | None:
 
 def _adjust(row: Tensor, sequence: Sequence) -> Tensor:
     """Penalties, then bias, then what min_tokens forbids."""
-    sampling, output = sequence.sampling, sequence.token_ids[sequence.num_prompt_tokens :]
+    sampling, output = sequence.sampling, sequence.output_token_ids
     row = row.clone()
     if sampling.repetition_penalty != 1.0:
         seen = torch.tensor(sequence.token_ids, device=row.device)

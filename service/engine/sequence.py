@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from service.types import FinishReason, GenerateRequest, SamplingParams, SequenceTimings, TokenLogprob
+from service.types import FinishReason, GenerateRequest, SamplingParams, SequenceTimings, TokenLogprob, TokenMatcher
 
 
 class SequenceStatus(Enum):
@@ -36,6 +36,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     arrival_at: float
+    matcher: TokenMatcher | None = None
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -65,11 +66,16 @@ class Sequence:
             token_ids=list(request.prompt_token_ids),
             num_prompt_tokens=len(request.prompt_token_ids),
             arrival_at=request.arrival_at,
+            matcher=None if request.grammar is None else request.grammar.matcher(),
         )
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[self.num_prompt_tokens :]
 
     @property
     def num_output_tokens(self) -> int:
