@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service import config
 from service.config import Settings, as_environment, load_settings
 from service.errors import ConfigError
 
@@ -46,6 +47,7 @@ def test_flags_beat_environment_beats_file_beats_default(tmp_path: Path) -> None
         ),
         ({"kv_cache_gib": "nan"}, {}, "kv_cache_gib = 'nan' (flag) is not valid"),
         ({"cors_origins": "https://ui.example"}, {}, "cors_origins = 'https://ui.example' (flag) is not valid"),
+        ({"otlp_endpoint": "localhost:4318"}, {}, "must be a URL, such as http://localhost:4318."),
     ],
 )
 def test_a_bad_setting_is_one_clear_sentence(
@@ -56,6 +58,14 @@ def test_a_bad_setting_is_one_clear_sentence(
         load_settings(flags=flags, environment=environment)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tracing_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for traces is told what to install, before anything starts."""
+    assert Settings(otlp_endpoint="http://localhost:4318").otlp_endpoint is not None
+    monkeypatch.setattr(config, "OTLP_EXPORTER", "a-package-that-is-not-there")
+    with pytest.raises(ConfigError, match=r"otlp_endpoint = .* needs packages .* pip install 'headcount\[otel\]'\."):
+        load_settings(flags={"otlp_endpoint": "http://localhost:4318"}, environment={})
 
 
 def test_a_bad_file_is_one_clear_sentence(tmp_path: Path) -> None:
