@@ -16,31 +16,31 @@ _NOT_LABELS = {"le"}  # of a histogram's buckets
 def rate(metric: Metric, *by: str, **matchers: str) -> str:
     """Per second."""
     assert metric.kind is Kind.COUNTER, metric.name
-    return _sum(f"rate({_series(metric, '', matchers)}[{RATE_WINDOW}])", metric, by)
+    return _aggregate("sum", f"rate({_series(metric, '', matchers)}[{RATE_WINDOW}])", metric, by)
 
 
 def increase(metric: Metric, *by: str, over: str = WHOLE_RANGE, **matchers: str) -> str:
     """How many within `over`, by default the time that the dashboard shows."""
     assert metric.kind is Kind.COUNTER, metric.name
-    return _sum(f"increase({_series(metric, '', matchers)}[{over}])", metric, by)
+    return _aggregate("sum", f"increase({_series(metric, '', matchers)}[{over}])", metric, by)
 
 
 def total(metric: Metric, *by: str, **matchers: str) -> str:
     """A gauge, summed over replicas."""
     assert metric.kind is Kind.GAUGE, metric.name
-    return _sum(_series(metric, "", matchers), metric, by)
+    return _aggregate("sum", _series(metric, "", matchers), metric, by)
 
 
 def largest(metric: Metric, *by: str, **matchers: str) -> str:
     """A gauge, of the replica where it is largest."""
     assert metric.kind is Kind.GAUGE, metric.name
-    return _sum(_series(metric, "", matchers), metric, by, operator="max")
+    return _aggregate("max", _series(metric, "", matchers), metric, by)
 
 
 def quantile(q: float, metric: Metric, **matchers: str) -> str:
     """Of a histogram, over the last minutes."""
-    buckets = f"rate({_series(metric, '_bucket', matchers)}[{RATE_WINDOW}])"
-    return f"histogram_quantile({q:g}, {_sum(buckets, metric, ('le',))})"
+    rates = f"rate({_series(metric, '_bucket', matchers)}[{RATE_WINDOW}])"
+    return f"histogram_quantile({q:g}, {_aggregate('sum', rates, metric, ('le',))})"
 
 
 def mean(metric: Metric, *by: str, **matchers: str) -> str:
@@ -51,22 +51,22 @@ def mean(metric: Metric, *by: str, **matchers: str) -> str:
 def summed(metric: Metric, *by: str, **matchers: str) -> str:
     """What a histogram or summary adds up, per second."""
     assert metric.kind in {Kind.HISTOGRAM, Kind.SUMMARY}, metric.name
-    return _sum(f"rate({_series(metric, '_sum', matchers)}[{RATE_WINDOW}])", metric, by)
+    return _aggregate("sum", f"rate({_series(metric, '_sum', matchers)}[{RATE_WINDOW}])", metric, by)
 
 
 def observed(metric: Metric, *by: str, **matchers: str) -> str:
     """How often a histogram or summary is added to, per second."""
     assert metric.kind in {Kind.HISTOGRAM, Kind.SUMMARY}, metric.name
-    return _sum(f"rate({_series(metric, '_count', matchers)}[{RATE_WINDOW}])", metric, by)
+    return _aggregate("sum", f"rate({_series(metric, '_count', matchers)}[{RATE_WINDOW}])", metric, by)
 
 
 def buckets(metric: Metric) -> str:
     """For a heat map: what fell into each bucket between two points."""
     assert metric.kind is Kind.HISTOGRAM, metric.name
-    return _sum(f"increase({_series(metric, '_bucket', {})}[{RATE_WINDOW}])", metric, ("le",))
+    return _aggregate("sum", f"increase({_series(metric, '_bucket', {})}[{RATE_WINDOW}])", metric, ("le",))
 
 
-def _sum(vector: str, metric: Metric, by: tuple[str, ...], operator: str = "sum") -> str:
+def _aggregate(operator: str, vector: str, metric: Metric, by: tuple[str, ...]) -> str:
     assert set(by) - _NOT_LABELS <= {*metric.labels, "instance"}, f"{metric.name} has no {by}"
     return f"{operator} by ({', '.join(by)}) ({vector})" if by else f"{operator}({vector})"
 
