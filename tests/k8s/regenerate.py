@@ -1,6 +1,7 @@
-"""Write k8s/components/monitoring/prometheusrule.yaml anew: `python -m tests.k8s.regenerate`.
+"""Write anew what is made from something else: `python -m tests.k8s.regenerate`.
 
-The rules are those of deploy/prometheus, which kustomize cannot put into a resource by itself.
+k8s/components/monitoring/prometheusrule.yaml has the rules of deploy/prometheus, which kustomize cannot put into a
+resource by itself; k8s/README.md has the table of sizes.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from typing import Any
 
 import yaml
 
+from tests.k8s.sizing import table
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("rules.yaml", "alerts.yaml")
 TARGET = ROOT / "k8s" / "components" / "monitoring" / "prometheusrule.yaml"
+PAGE, MARK = ROOT / "k8s" / "README.md", "<!-- sizes -->"
 HEADER = "# Made of deploy/prometheus/{rules,alerts}.yaml by `python -m tests.k8s.regenerate`.\n"
 
 
@@ -29,5 +33,11 @@ def prometheus_rule() -> str:
     return HEADER + yaml.safe_dump(rule, sort_keys=False, width=120)
 
 
+def page_with_sizes() -> str:
+    before, _, after = PAGE.read_text().split(MARK)
+    return f"{before}{MARK}\n{table()}\n{MARK}{after}"
+
+
 if __name__ == "__main__":
     TARGET.write_text(prometheus_rule())
+    PAGE.write_text(page_with_sizes())
