@@ -49,6 +49,7 @@ class ChatTemplate:
             code = environment.compile(tree)
         except TemplateError as error:
             raise UnsupportedModelError(f"The model's chat template cannot be compiled: {error}.") from error
+        self.source = source
         self._template = environment.template_class.from_code(environment, code, environment.globals)
 
     def render(

@@ -27,20 +27,28 @@ class Detokenizer:
     """The text of one growing sequence.
 
     `continues_text` says that the tokens follow a prompt rather than begin a text: then a leading space is the model's
-    word boundary and stays, also where decoding a whole text would strip it.
+    word boundary and stays, also where decoding a whole text would strip it. `shown_token_ids` are special tokens that
+    are part of the text all the same.
     """
 
     def __init__(
-        self, tokenizer: TokenBytes, *, skip_special_tokens: bool = True, continues_text: bool = False
+        self,
+        tokenizer: TokenBytes,
+        *,
+        skip_special_tokens: bool = True,
+        shown_token_ids: frozenset[int] = frozenset(),
+        continues_text: bool = False,
     ) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._skip_special_tokens = skip_special_tokens
+        self._shown_token_ids = shown_token_ids
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._strip_space = tokenizer.strips_leading_space and not continues_text
 
     def push(self, token_id: int) -> str:
         """The text that is certain now; empty for special tokens and while a character is incomplete."""
-        data = self._token_bytes(token_id, skip_special_tokens=self._skip_special_tokens)
+        is_skipped = self._skip_special_tokens and token_id not in self._shown_token_ids
+        data = self._token_bytes(token_id, skip_special_tokens=is_skipped)
         if self._strip_space and data:
             self._strip_space = False
             data = data.removeprefix(b" ")
