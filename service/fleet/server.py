@@ -35,6 +35,8 @@ def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Call
 
     `say` gets a line for each stage. Raises StartupError when the service does not come up; nothing is left behind.
     """
+    # By itself SIGTERM does nothing to a container's first process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_port(settings.host, settings.port)
     check_state_directory(settings)
     prepare(settings)

@@ -46,6 +46,18 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing_behind(data_plane: str) -
     assert not run_directory(server.port).exists()
 
 
+@pytest.mark.cluster
+def test_sigterm_while_it_starts_ends_it(default_model_path: Path) -> None:
+    """Also as a container's first process, to which an unhandled SIGTERM does nothing: so it must be handled."""
+    assert default_model_path.exists()
+    server = ServerProcess([])
+    while not (pids := descendants(server.process.pid)):
+        assert server.process.poll() is None, server.output
+    assert server.stop() == 1
+    assert "Aborted!" in server.output
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
 def first_refusal(server: ServerProcess) -> httpx.Response:
     """The first answer other than 200 to requests that come one after the other."""
     with server.client() as client:
