@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.body import parse_body, read_body
-from service.api.chat import Message
+from service.api.conversation import Message
 from service.api.disconnect import unless_disconnected
 from service.api.fields import Int, StrictModel, Unsupported, kind_of_text
 from service.api.generation import raise_failure

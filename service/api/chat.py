@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Discriminator, Field, Json, JsonValue, Tag, model_validator
+from pydantic import Field, model_validator
 
 from service.api.body import parse_body
 from service.api.budget import completion_budget
-from service.api.fields import GenerationFields, Int, StrictModel, Unsupported, kind_of_text
+from service.api.conversation import Message
+from service.api.fields import Int, Unsupported
 from service.api.generation import Job
 from service.api.render import ChatRenderer, Head
+from service.api.render_tools import ToolChatRenderer
 from service.api.state import ApiState
+from service.api.tools import ToolFields, ToolUse, tool_use
 from service.errors import InvalidRequestError
-from service.types import GenerateRequest
+from service.types import GenerateRequest, SamplingParams
 
 EXAMPLE: dict[str, object] = {"messages": [{"role": "user", "content": "What is attention?"}], "max_tokens": 64}
 EXAMPLE_ANSWER: dict[str, object] = {
@@ -40,48 +43,7 @@ EXAMPLE_ANSWER: dict[str, object] = {
 }
 
 
-class TextPart(StrictModel):
-    type: Literal["text"]
-    text: str
-
-
-class FunctionCall(StrictModel):
-    name: str
-    arguments: Json[dict[str, JsonValue]]
-
-
-class ToolCall(StrictModel):
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
-
-
-Content = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[TextPart], Field(fail_fast=True), Tag("<list>")],
-    Discriminator(
-        kind_of_text, custom_error_type="content", custom_error_message="expected a string or an array of text parts"
-    ),
-]
-
-
-class Message(StrictModel):
-    """One message of the conversation. `developer` is the newer name of `system`; text parts are joined."""
-
-    unsupported: ClassVar[Unsupported] = {"annotations": ([],), "audio": (), "function_call": (), "refusal": ()}
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content | None = None
-    name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
-    tool_call_id: str | None = None
-
-    def for_template(self) -> dict[str, object]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
-        given = self.model_dump(include={"name", "tool_calls", "tool_call_id"}, exclude_none=True)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text, **given}
-
-
-class ChatRequest(GenerationFields):
+class ChatRequest(ToolFields):
     """A chat completion."""
 
     unsupported: ClassVar[Unsupported] = {
@@ -92,16 +54,12 @@ class ChatRequest(GenerationFields):
         "functions": ([],),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (True, False),
         "prediction": (),
         "prompt_cache_options": (),
         "prompt_cache_retention": ("in_memory", "in-memory"),
         "reasoning_effort": ("none",),
-        "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
         "store": (False,),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "verbosity": ("medium",),
         "web_search_options": (),
     }
@@ -131,39 +89,57 @@ class ChatRequest(GenerationFields):
 
 
 def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
-    """Parse, render the template, tokenise. Slow for long conversations: run it in a thread. Raises RequestError."""
+    """Parse, render the template, tokenise, compile the grammar of the answer. Slow for long conversations and large
+    schemas: run it in a thread. Raises RequestError.
+    """
     chat = parse_body(ChatRequest, body)
     state.check_model(chat.model)
     text = _prompt_text(state, chat)
     prompt = state.tokenizer.encode(text, add_special_tokens=bool(chat.add_special_tokens))
-    limit = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
-    max_tokens = completion_budget(
-        len(prompt),
-        requested=getattr(chat, limit),
-        default=None,
-        max_model_len=state.backend.max_model_len,
-        param="messages",
-    )
-    sampling = chat.sampling(
-        {"max_tokens": limit, "logprobs": "top_logprobs"},
-        max_tokens=max_tokens,
-        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-    )
+    use = tool_use(chat, state)
+    grammar = chat.output_grammar(state.tokenizer) if use is None else use.grammar
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     request = GenerateRequest(
         request_id=answer_id,
         prompt_token_ids=tuple(prompt),
-        sampling=sampling,
+        sampling=_sampling(state, chat, len(prompt)),
         n=1 if chat.n is None else chat.n,
+        grammar=grammar,
         arrival_at=arrival_at,
     )
     head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
     return Job(
         requests=(request,),
-        rules=chat.text_rules(continues_text=bool(chat.continue_final_message)),
-        renderer=ChatRenderer(head, state.tokenizer, with_logprobs=bool(chat.logprobs), stream_usage=chat.stream_usage),
+        rules=chat.text_rules(
+            continues_text=bool(chat.continue_final_message) or grammar is not None,
+            shown_token_ids=frozenset() if use is None else use.shown_token_ids,
+        ),
+        renderer=_renderer(state, chat, head, use),
         stream=bool(chat.stream),
     )
+
+
+def _sampling(state: ApiState, chat: ChatRequest, num_prompt_tokens: int) -> SamplingParams:
+    limit = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
+    max_tokens = completion_budget(
+        num_prompt_tokens,
+        requested=getattr(chat, limit),
+        default=None,
+        max_model_len=state.backend.max_model_len,
+        param="messages",
+    )
+    return chat.sampling(
+        {"max_tokens": limit, "logprobs": "top_logprobs"},
+        max_tokens=max_tokens,
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+    )
+
+
+def _renderer(state: ApiState, chat: ChatRequest, head: Head, use: ToolUse | None) -> ChatRenderer:
+    with_logprobs, stream_usage = bool(chat.logprobs), chat.stream_usage
+    if use is None:
+        return ChatRenderer(head, state.tokenizer, with_logprobs=with_logprobs, stream_usage=stream_usage)
+    return ToolChatRenderer(head, state.tokenizer, use, with_logprobs=with_logprobs, stream_usage=stream_usage)
 
 
 def _prompt_text(state: ApiState, chat: ChatRequest) -> str:
@@ -171,9 +147,11 @@ def _prompt_text(state: ApiState, chat: ChatRequest) -> str:
     if template is None:
         raise InvalidRequestError("This model has no chat template: use /v1/completions.", param="messages")
     messages = [message.for_template() for message in chat.messages]
+    tools = chat.for_template()
     if not chat.continue_final_message:
-        return template.render(messages, add_generation_prompt=chat.add_generation_prompt is not False)
-    text = template.render(messages, add_generation_prompt=False)
+        begins_turn = chat.add_generation_prompt is not False
+        return template.render(messages, add_generation_prompt=begins_turn, tools=tools)
+    text = template.render(messages, add_generation_prompt=False, tools=tools)
     final = str(messages[-1]["content"])
     begin = text.rfind(final.strip())
     if chat.messages[-1].role != "assistant" or not final.strip() or begin < 0:

@@ -17,12 +17,14 @@ class TextRules:
 
     Stop strings are looked for after `min_tokens` tokens; what ends the text (a stop string or a stop token) is part of
     it only with `include_stop`. `continues_text`: the text goes on where the prompt ends, so a leading space is kept.
+    `shown_token_ids` are special tokens that are part of the text all the same.
     """
 
     stop: tuple[str, ...] = ()
     min_tokens: int = 0
     include_stop: bool = False
     continues_text: bool = False
+    shown_token_ids: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,9 @@ class Choice:
         self.finish_reason: FinishReason | None = None
         self._index = index
         self._rules = rules
-        self._detokenizer = Detokenizer(tokenizer, continues_text=rules.continues_text)
+        self._detokenizer = Detokenizer(
+            tokenizer, continues_text=rules.continues_text, shown_token_ids=rules.shown_token_ids
+        )
         self._stops = StopStrings(rules.stop)
         self._num_chars = 0
 

@@ -10,10 +10,11 @@ from pydantic import Discriminator, Field, Tag
 
 from service.api.body import parse_body
 from service.api.budget import completion_budget
-from service.api.fields import GenerationFields, Int, Unsupported
+from service.api.fields import Int, Unsupported
 from service.api.generation import Job
 from service.api.render import CompletionRenderer, Head
 from service.api.state import ApiState
+from service.api.structured import StructuredFields
 from service.errors import InvalidRequestError
 from service.types import MAX_CHOICES, GenerateRequest, SamplingParams
 
@@ -60,7 +61,7 @@ Prompt = Annotated[
 ]
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(StructuredFields):
     """A text completion."""
 
     unsupported: ClassVar[Unsupported] = {"best_of": (1,), "suffix": ("",)}
@@ -77,6 +78,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     fields = parse_body(CompletionRequest, body)
     state.check_model(fields.model)
     n = 1 if fields.n is None else fields.n
+    grammar = fields.output_grammar(state.tokenizer)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     requests = tuple(
         GenerateRequest(
@@ -84,6 +86,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
             prompt_token_ids=tuple(prompt),
             sampling=_sampling(state, fields, len(prompt)),
             n=n,
+            grammar=grammar,
             arrival_at=arrival_at,
         )
         for index, prompt in enumerate(_token_lists(state, fields, n))
@@ -92,7 +95,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     with_logprobs = fields.logprobs is not None
     return Job(
         requests=requests,
-        rules=fields.text_rules(continues_text=not fields.echo),
+        rules=fields.text_rules(continues_text=not fields.echo or grammar is not None),
         renderer=CompletionRenderer(
             head, state.tokenizer, with_logprobs=with_logprobs, stream_usage=fields.stream_usage
         ),

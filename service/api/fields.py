@@ -128,13 +128,14 @@ class GenerationFields(StrictModel):
         except InvalidRequestError as error:
             raise _renamed(error, as_sent) from None
 
-    def text_rules(self, *, continues_text: bool) -> TextRules:
+    def text_rules(self, *, continues_text: bool, shown_token_ids: frozenset[int] = frozenset()) -> TextRules:
         stop = [] if self.stop is None else self.stop
         return TextRules(
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             min_tokens=self.min_tokens or 0,
             include_stop=bool(self.include_stop_str_in_output),
             continues_text=continues_text,
+            shown_token_ids=shown_token_ids,
         )
 
 

@@ -99,11 +99,7 @@ class Renderer(ABC):
 
     def events(self, piece: Piece, tally: Tally) -> bytes:
         """The events that show `piece`: none while its text is held back. `tally` counts as far as that."""
-        data = b""
-        if piece.choice not in self._templates:
-            self._templates[piece.choice] = self._template(piece.choice)
-            opening = self._opening(piece.choice)
-            data += self._chunk(opening, tally) if opening else b""
+        data = self._begin(piece.choice, tally)
         if self._with_logprobs and piece.logprobs:
             data += self._chunk(self._part(piece.choice, piece.text, self._logprobs(piece)), tally)
         elif piece.text and self._stream_usage is StreamUsage.EVERY:
@@ -115,6 +111,14 @@ class Renderer(ABC):
         if piece.finish_reason is not None:
             data += self._chunk(self._ending(piece.choice, piece.finish_reason), tally)
         return data
+
+    def _begin(self, index: int, tally: Tally) -> bytes:
+        """What precedes the first piece of a choice."""
+        if index in self._templates:
+            return b""
+        self._templates[index] = self._template(index)
+        opening = self._opening(index)
+        return self._chunk(opening, tally) if opening else b""
 
     def closing(self, tally: Tally) -> bytes:
         """The event with the usage, if it was asked for."""

@@ -15,6 +15,7 @@ from service.backend import Backend, FleetView
 from service.errors import UnknownModelError
 from service.metrics.recorder import Recorder
 from service.text.tokenizer import Tokenizer
+from service.text.tool_format import ToolParser
 from service.types import GenerateRequest
 
 Clock = Callable[[], float]
@@ -51,6 +52,7 @@ class ApiState:
     max_body_bytes: int = 4 * MIB
     log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()
+    tool_parser: ToolParser = "auto"
     fleet: FleetView | None = None
     tracer: Tracer | None = None
     attention: AttentionSource | None = None

@@ -100,8 +100,7 @@ CHAT_FAULTS: list[tuple[Json, str, str | None]] = [
         "Unrecognized request argument supplied: stream_options.include_usge",
         "stream_options.include_usge",
     ),
-    ({"tools": [{"type": "function"}]}, "'tools' is not supported.", "tools"),
-    ({"response_format": {"type": "json_object"}}, "'response_format' is not supported.", "response_format"),
+    ({"functions": [{"name": "f"}]}, "'functions' is not supported.", "functions"),
     ({"store": 0}, "'store' is not supported.", "store"),
     (
         {"messages": [{"role": "assistant", "content": "x", "refusal": "no"}]},

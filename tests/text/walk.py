@@ -6,21 +6,28 @@ import random
 
 from service.text.grammar import Source
 from service.text.tokenizer import Tokenizer
+from service.types import TokenGrammar
 
 _CLOSING = frozenset('"}])>;')
+_PATIENCE = 30
 _MAX_TOKENS = 2000
 
 
-def walk(tokenizer: Tokenizer, source: Source, seed: int, *, patience: int = 30) -> list[int]:
-    """Token ids up to the end, which is among them; after `patience` tokens nothing is begun that can be closed."""
+def walk(tokenizer: Tokenizer, source: Source, seed: int) -> list[int]:
+    """Token ids up to the end, which is among them."""
+    return walk_under(tokenizer, tokenizer.grammars.compile(source), seed)
+
+
+def walk_under(tokenizer: Tokenizer, grammar: TokenGrammar, seed: int) -> list[int]:
+    """The same of a compiled grammar. After a while nothing is begun that can be closed."""
     rng = random.Random(seed)
-    matcher = tokenizer.grammars.compile(source).matcher()
+    matcher = grammar.matcher()
     output: list[int] = []
     while len(output) < _MAX_TOKENS:
         allowed = allowed_in(matcher.mask(output))
         ends = [token_id for token_id in allowed if token_id in tokenizer.eos_token_ids]
         closing = [token_id for token_id in allowed if set(tokenizer.decode([token_id])) & _CLOSING]
-        is_late = len(output) > patience
+        is_late = len(output) > _PATIENCE
         if ends and (is_late or rng.random() < 0.2 or len(allowed) == 1):
             return [*output, ends[0]]
         others = [token_id for token_id in allowed if token_id not in tokenizer.eos_token_ids]
