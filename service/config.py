@@ -102,6 +102,9 @@ class Settings(BaseModel):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_from_json)] = Field(
         (), description='web origins whose pages may call the API, as JSON: ["https://ui.example"], or ["*"] for any'
     )
+    tool_parser: Literal["auto", "hermes", "llama3", "mistral", "mistral-args", "none"] = Field(
+        "auto", description="how the model writes tool calls; auto: as its chat template does"
+    )
     log_format: Literal["json", "text"] = Field("json", description="form of the request log")
     log_prompts: bool = Field(False, description="put prompts into the request log")
 

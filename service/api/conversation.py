@@ -8,6 +8,9 @@ from pydantic import Discriminator, Field, Json, JsonValue, Tag
 
 from service.api.fields import StrictModel, Unsupported, kind_of_text
 
+# What the `openai` client adds to an answer that it has parsed, and sends along when the answer goes back.
+NotUsed = Annotated[JsonValue, Field(exclude=True)]
+
 
 class TextPart(StrictModel):
     type: Literal["text"]
@@ -17,6 +20,7 @@ class TextPart(StrictModel):
 class FunctionCall(StrictModel):
     name: str
     arguments: Json[dict[str, JsonValue]]
+    parsed_arguments: NotUsed = None
 
 
 class ToolCall(StrictModel):
@@ -43,6 +47,7 @@ class Message(StrictModel):
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
+    parsed: NotUsed = None
 
     def for_template(self) -> dict[str, object]:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())

@@ -37,9 +37,9 @@ class ApiState:
     """`model_id` is the name clients ask for, `created_at` a Unix time; `render_metrics` gives body and content type.
 
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
-    ("*" for any). `fleet` is there where the whole fleet can be asked about, not in a single replica; `tracer`
-    where requests are traced. `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in
-    seconds. `attention` is there where a model can be looked into.
+    ("*" for any). `tool_parser` names the format of tool calls. `fleet` is there where the whole fleet can be asked
+    about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into.
+    `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
     backend: Backend

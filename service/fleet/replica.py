@@ -60,6 +60,7 @@ class Replica:
             max_body_bytes=int(settings.max_body_mib * MIB),
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
+            tool_parser=settings.tool_parser,
             tracer=self._tracer,
             attention=None if self._engine.attention is None else self._engine.attention(self._backend),
         )
