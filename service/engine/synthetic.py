@@ -13,7 +13,7 @@ from zlib import crc32
 
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.runner_protocol import SequenceResult
-from service.errors import ConfigError
+from service.errors import ConfigError, GrammarError
 from service.types import TokenLogprob
 
 _NUM_HASHED = 8
@@ -46,8 +46,9 @@ class StepCost:
 class SyntheticRunner:
     """Implements `Runner`. Token ids are 0 ≤ id < vocab_size - 1; the last id is the end-of-sequence token.
 
-    It comes as output token number `num_output_tokens` where the sequence may stop, and never if that is None. Sampling
-    parameters do not change the tokens, and each token is certain: its log-probability is 0.
+    It comes as output token number `num_output_tokens` where the sequence may stop, and never if that is None; under a
+    grammar, where nothing else may come. Sampling parameters do not change the tokens, and each token is certain: its
+    log-probability is 0.
     Raises ConfigError, naming the setting.
     """
 
@@ -82,15 +83,22 @@ class SyntheticRunner:
         )
         if not scheduled.samples:
             return SequenceResult(prompt_logprobs=prompt_logprobs)
-        token_id = self._next_token_id(scheduled)
+        try:
+            token_id = self._next_token_id(scheduled)
+        except GrammarError as error:
+            return SequenceResult(error=str(error))
         num_top = sequence.sampling.logprobs
         logprob = None if num_top is None else TokenLogprob(token_id, 0.0, ((token_id, 0.0),) if num_top else ())
         return SequenceResult(token_id, logprob, prompt_logprobs)
 
     def _next_token_id(self, scheduled: ScheduledSequence) -> int:
         sequence, eos_token_id = scheduled.sequence, self.vocab_size - 1
+        hashed = crc32(array("q", [sequence.num_tokens, *sequence.token_ids[-_NUM_HASHED:]]))
+        if sequence.matcher is not None:
+            mask = sequence.matcher.mask(sequence.output_token_ids)
+            allowed = [i for i in range(min(eos_token_id, 8 * len(mask))) if mask[i // 8] >> i % 8 & 1]
+            return allowed[hashed % len(allowed)] if allowed else eos_token_id
         is_last = self.num_output_tokens is not None and sequence.num_output_tokens + 1 >= self.num_output_tokens
         if is_last and eos_token_id in sequence.stop_token_ids - sequence.forbidden_token_ids:
             return eos_token_id
-        hashed = array("q", [sequence.num_tokens, *sequence.token_ids[-_NUM_HASHED:]])
-        return crc32(hashed) % eos_token_id
+        return hashed % eos_token_id

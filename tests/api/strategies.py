@@ -44,10 +44,29 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "max_tokens": st.integers(0, 40),
     "min_tokens": st.integers(0, 2),
     "n": st.integers(1, 3),
+    "parallel_tool_calls": st.booleans(),
+    "response_format": st.sampled_from(
+        [
+            {"type": "text"},
+            {"type": "json_object"},
+            {"type": "json_schema", "json_schema": {"name": "s", "schema": {"enum": [1, "b"]}}},
+            {"type": "json_schema", "json_schema": {"name": "s", "schema": {"uniqueItems": True}}},
+        ]
+    ),
     "seed": st.integers(),
     "stop": st.text(max_size=3) | st.lists(st.text(max_size=2), max_size=3),
     "stream": st.booleans(),
+    "structured_outputs": st.sampled_from([{"regex": "a+"}, {"choice": ["a"]}, {"grammar": "start:"}, {"json": {}}]),
     "temperature": st.floats(0, 2.1),
+    "tool_choice": st.sampled_from(["none", "auto", "required", {"type": "function", "function": {"name": "f"}}]),
+    "tools": st.lists(
+        st.builds(
+            lambda name, parameters: {"type": "function", "function": {"name": name, "parameters": parameters}},
+            st.sampled_from(["f", "g"]),
+            st.sampled_from([None, {}, {"type": "object"}, {"type": "array"}, {"not": {}}]),
+        ),
+        max_size=2,
+    ),
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
-from service.errors import ConfigError
+from service.errors import ConfigError, GrammarError
 from service.types import FinishReason, TokenEvent, TokenLogprob
 from tests.engine.fakes import FakeClock, output, request, run
 
@@ -53,6 +54,32 @@ def test_tokens_do_not_depend_on_batching(budget: int) -> None:
     for events, each in zip(alone, requests, strict=True):
         assert output(together, each.request_id) == output(events, "x")
     assert len({output(events, "x") for events in alone}) == 5
+
+
+def test_a_grammar_is_followed_to_its_end() -> None:
+    """Any token that it allows, and the end where nothing else may come; when it fails, so does its sequence."""
+
+    class Letters:
+        def matcher(self) -> Letters:
+            return self
+
+        def mask(self, output_token_ids: Sequence[int]) -> bytes:
+            if len(output_token_ids) == 3:
+                return b""
+            return bytes([0b110])
+
+    class Failing(Letters):
+        def mask(self, output_token_ids: Sequence[int]) -> bytes:
+            raise GrammarError("too complex")
+
+    asked = [replace(request(max_tokens=9), grammar=grammar) for grammar in (Letters(), Failing())]
+    events = run(core(SyntheticRunner(vocab_size=10)), *asked)
+    *letters, end = output(events, asked[0].request_id)
+
+    assert len(letters) == 3
+    assert set(letters) <= {1, 2}
+    assert end == 9
+    assert [event.error for event in events if event.request_id == asked[1].request_id] == ["too complex"]
 
 
 def ends(events: Sequence[TokenEvent]) -> tuple[int, FinishReason | None]:
