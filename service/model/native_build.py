@@ -1,8 +1,8 @@
 """Builds and loads `kernels.c`: the C versions of the memory-bound operators, for processors with AVX-512.
 
 Built once per (source, flags) into the cache directory, at set-up (`headcount model prepare`) or when a replica loads
-its model, never in a request. The library runs on every processor with `FEATURES`, so it may be built elsewhere, by an
-image's build. Without a compiler things are only slower: one log line says so.
+its model, never in a request. The library runs on every processor with `FEATURES`, so an image can have it built
+and installed. Without a compiler things are only slower: one log line says so.
 """
 
 from __future__ import annotations
@@ -56,14 +56,17 @@ def load(cache_dir: Path, cpuinfo: Path = CPUINFO) -> ctypes.CDLL | None:
 
 
 def build(cache_dir: Path) -> Path:
-    """The library's file in `cache_dir`, compiled if it is not there. Raises StartupError with the compiler's reason.
+    """The library's file: the one that was installed beside the source, or that in `cache_dir`, compiled if it is not
+    there. Raises StartupError with the compiler's reason.
 
     This processor need not be able to run it, but must be of its family.
     """
     key = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS]).encode()).hexdigest()[:16]
-    target = cache_dir / "native" / f"kernels-{key}.so"
-    if target.exists():
-        return target
+    installed = SOURCE.with_name(f"kernels-{key}.so")
+    target = cache_dir / "native" / installed.name
+    for built in (installed, target):
+        if built.exists():
+            return built
     runtime = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     compiler = find_compiler()
     if compiler is None:

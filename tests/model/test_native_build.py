@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_library_built_elsewhere_needs_no_compiler(
     assert native_build.build(model_cache) == built
     with pytest.raises(StartupError):
         native_build.build(tmp_path)
+
+
+def test_a_library_that_was_installed_with_the_code_serves_any_cache(
+    model_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A volume in place of an image's own cache does not take the kernels away."""
+    if native_build.find_compiler() is None:
+        pytest.skip("no C compiler here")
+    source = tmp_path / "kernels.c"
+    shutil.copy(native_build.SOURCE, source)
+    installed = shutil.copy(native_build.build(model_cache), tmp_path)
+    monkeypatch.setattr(native_build, "SOURCE", source)
+    request.getfixturevalue("bare_path")
+    assert native_build.build(tmp_path / "volume") == Path(installed)
 
 
 @pytest.mark.parametrize(
