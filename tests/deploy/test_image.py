@@ -26,7 +26,8 @@ from service.model.hub import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = TOML["project"]
 INSTRUCTIONS = {"ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "RUN"}
 INSTRUCTIONS |= {"STOPSIGNAL", "USER", "WORKDIR"}
 
@@ -161,6 +162,17 @@ def test_every_dependency_is_pinned() -> None:
     ]
     assert missing == []
     assert "torch" not in pinned
+
+
+@pytest.mark.parametrize("package", ["service", "loadtest"])
+def test_what_the_code_reads_is_installed_with_it(package: str) -> None:
+    """An image holds the wheel, not the repository: files that are no code must be named to get into it."""
+    data = {path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    page = ROOT / "service" / "web"
+    data -= {path for path in data if path.is_relative_to(page) and not path.is_relative_to(page / "dist")}
+    patterns = TOML["tool"]["setuptools"]["package-data"][package]
+    installed = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    assert data - installed == set()
 
 
 def test_nothing_secret_is_asked_for() -> None:
