@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from click.testing import CliRunner
 from ray.serve.schema import ServeDeploySchema
 
-from service.cli import SPIN_COUNT, SPIN_VARIABLE
+from service.cli import SPIN_COUNT, SPIN_VARIABLE, main
 from service.config import Settings, load_settings
 from service.fleet import names
 from service.fleet.application import SHUTDOWN_MARGIN_S
@@ -162,6 +163,16 @@ def test_a_variable_that_is_missing_or_different_is_found() -> None:
         "RAY_DEDUP_LOGS": None,
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "602",
     }
+
+
+def test_what_prepares_a_model_needs_no_gpu() -> None:
+    """It has none, though the replica does: it converts, and runs nothing; and it knows which of the two dtypes."""
+    resources = render("production, gpu, model-volume")
+    (container,) = worker_group(resources)["template"]["spec"]["initContainers"]
+    assert container["command"] == ["headcount", "model", "prepare", "--portable"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert settings_of(resources).dtype != "auto"
+    assert "--portable" in CliRunner().invoke(main, ["model", "prepare", "--help"]).output
 
 
 def test_the_idle_threads_of_a_replica_sleep() -> None:
