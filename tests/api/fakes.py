@@ -14,6 +14,7 @@ import tokenizers
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from service.api.app import create_app
@@ -249,7 +250,7 @@ def complaint(message: str, param: str | None, code: str | None = "invalid_value
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[int]:
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
     """The application behind a real server on loopback; gives the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(uvicorn.Config(app, log_config=None, lifespan="off"))

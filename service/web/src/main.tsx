@@ -50,7 +50,7 @@ function Page() {
           <Fleet fleet={fleet} />
         </section>
         <section hidden={view !== "Heads"} aria-label="Heads">
-          <Heads isShown={view === "Heads"} numReady={fleet.status?.replica_states.RUNNING} />
+          <Heads isShown={view === "Heads"} numReady={fleet.status ? (fleet.status.replica_states.RUNNING ?? 0) : undefined} />
         </section>
       </main>
     </>

@@ -19,6 +19,7 @@ export function Probabilities({ tokens }: { tokens: Token[] }) {
               type="button"
               class={index === chosen ? "token chosen" : "token"}
               style={{ "--weight": 1 - each.probability }}
+              aria-label={`${shown(each.text)}, ${percent(each.probability)}`}
               tabIndex={tabIndex}
               onFocus={() => {
                 onFocus();
