@@ -34,14 +34,16 @@ def constrain(logits: Tensor, sequences: Rows[Sequence]) -> dict[int, Tensor | G
         else:
             rows.append(i)
     if rows:
-        constrained.update(zip(rows, _masked(logits[rows], masks), strict=True))
+        for i, summands in zip(rows, _summands(masks, logits, len(rows)), strict=True):
+            constrained[i] = summands.add_(logits[i])
     return constrained
 
 
-def _masked(logits: Tensor, masks: bytearray) -> Tensor:
-    # A table of eight summands for each byte is several times as fast as taking the bits apart.
+def _summands(masks: bytearray, logits: Tensor, num_rows: int) -> Tensor:
+    """Zero where a bit is set, minus infinity elsewhere: [num_rows, V]."""
+    # A table of eight for each byte is several times as fast as taking the bits apart.
     device = logits.device
     is_set = torch.arange(256, device=device)[:, None] >> torch.arange(_BITS, device=device) & 1
-    summands = torch.where(is_set == 1, 0.0, -math.inf).to(logits.dtype)
+    table = torch.where(is_set == 1, 0.0, -math.inf).to(logits.dtype)
     packed = torch.frombuffer(masks, dtype=torch.uint8).to(device).int()
-    return embedding(packed, summands).view(len(logits), -1)[:, : logits.shape[1]].add_(logits)
+    return embedding(packed, table).view(num_rows, -1)[:, : logits.shape[1]]
