@@ -124,6 +124,7 @@ def _serve(settings: Settings, say: Callable[[str], None], on_ready: Callable[[]
     finally:
         for signum in (signal.SIGINT, signal.SIGTERM):  # nothing is left to cut short
             signal.signal(signum, signal.SIG_IGN)
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # its threads outlive Ray, and complain of it
         ray.shutdown()
 
 
