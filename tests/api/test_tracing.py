@@ -78,16 +78,8 @@ def attributes_of(span: ReadableSpan) -> dict[str, object]:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_span_of_a_generation(stream: bool) -> None:
     """What was asked for, how it ended and what it used, in the words of the conventions, and no text at all."""
-    body = {
-        "prompt": "a secret",
-        "stop": "stop!",
-        "user": "someone",
-        "max_tokens": 3,
-        "temperature": 0.5,
-        "seed": 7,
-        "stream": stream,
-    }
-    *_, span = await spans_of(COMPLETIONS, body, timed, headers={"x-request-id": "mine"})
+    body = {"prompt": "a secret", "stop": "stop!", "user": "someone", "max_tokens": 3, "temperature": 0.5, "seed": 7}
+    *_, span = await spans_of(COMPLETIONS, body | {"stream": stream}, timed, headers={"x-request-id": "mine"})
     attributes = attributes_of(span)
 
     assert (span.name, span.kind) == (f"text_completion {MODEL_ID}", SpanKind.SERVER)
