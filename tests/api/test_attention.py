@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.api.app import create_app
 from service.attention import (
     MAX_TOKENS,
     AttentionMap,
@@ -19,7 +20,18 @@ from service.attention import (
 )
 from service.errors import InvalidRequestError, OverloadedError
 from service.types import FinishReason
-from tests.api.fakes import BEGIN, MESSAGES, MODEL_ID, VOCAB_SIZE, ScriptedBackend, complaint, post, say
+from tests.api.fakes import (
+    BEGIN,
+    MESSAGES,
+    MODEL_ID,
+    VOCAB_SIZE,
+    ScriptedBackend,
+    complaint,
+    make_state,
+    post,
+    say,
+    serving,
+)
 
 PATH = "/v1/attention"
 SHAPE = AttentionShape(num_layers=3, num_heads=2, num_kv_heads=1, sliding_window=None)
@@ -176,3 +188,31 @@ async def test_too_many_at_once_are_sent_away() -> None:
     source = Source(OverloadedError("Busy.", retry_after_s=1.0))
     answer = await post(PATH, {"prompt": "x"}, attention=source)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+
+
+class Endless:
+    """Never answers."""
+
+    shape = SHAPE
+
+    def __init__(self) -> None:
+        self.has_begun, self.has_ended = asyncio.Event(), asyncio.Event()
+
+    async def look(self, request: AttentionRequest) -> AttentionMap:
+        self.has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.has_ended.set()
+        raise AssertionError
+
+
+async def test_a_client_that_goes_ends_the_work() -> None:
+    """Nothing is computed for nobody."""
+    source, content = Endless(), b'{"prompt": "x"}'
+    async with serving(create_app(make_state(ScriptedBackend(), attention=source))) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/attention HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+        await source.has_begun.wait()
+        writer.transport.abort()
+        await source.has_ended.wait()

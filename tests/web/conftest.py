@@ -14,9 +14,12 @@ SOURCES = Path(__file__).parents[2] / "service" / "web"
 NPM_TIMEOUT_S = 300.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The Chromium of the system: none is downloaded."""
+    """The Chromium of the system: none is downloaded.
+
+    For one module of tests at a time: while it is open its event loop runs, and others could not run theirs.
+    """
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("there is no Chromium: on Debian, apt-get install chromium")

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from playwright.sync_api import Browser, Locator, Page, TimeoutError
+from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import TimeoutError as TimeExpired
 
 TIMEOUT_MS = 90_000.0  # these machines can be very slow for minutes
 
@@ -30,7 +31,7 @@ class Tab:
         found = self.page.locator(selector, has_text=text).first
         try:
             found.wait_for()
-        except TimeoutError:
+        except TimeExpired:
             shown = self.page.locator("body").inner_text()
             raise AssertionError(f"no {selector} {text or ''} in {shown!r}; console: {self.complaints}") from None
         return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -66,3 +70,15 @@ def test_a_head_of_the_default_model_links_it_to_the_cat(browser: Browser, serve
         tab.page.locator(".word", has_text="tired").hover()
         expect(tab.page.locator(".word.source")).to_have_text("tired", timeout=TIMEOUT_MS)
         assert tab.page.locator(".sentence path").count() > 0
+
+
+def test_the_example_of_the_document_shows_it_too(server: ServerProcess) -> None:
+    """The command in docs/attention.md, as it is printed there."""
+    document = (Path(__file__).parents[2] / "docs" / "attention.md").read_text()
+    command = document.split("```sh\n")[1].split("```")[0]
+    arguments = shlex.split(command.replace("http://127.0.0.1:8000", server.url).replace("\\\n", " "))
+    answer = json.loads(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    assert [token["text"] for token in answer["tokens"]][7] == " it"
+    assert answer["weights"][0]["rows"][7][1] > 0.7
+    assert answer["tokens"][1]["text"] == " cat"
+    assert (len(answer["summaries"]), len(answer["summaries"][0])) == (30, 9)

@@ -16,6 +16,12 @@ export function Fleet({ fleet }: { fleet: Followed }) {
           {failure} Asking again …
         </p>
       )}
+      {status && (
+        <p class="quiet">
+          Meant to give the first token within {duration(status.slo.ttft_s)} and each later one within {duration(status.slo.tpot_s)}, for
+          the least money.
+        </p>
+      )}
       {status && <Figures status={status} last={last} />}
       {last && (
         <figure>
@@ -110,7 +116,7 @@ function ReplicaCard({ replica, before }: { replica: Replica; before: Replica | 
           </Row>
           <Row name="Step">{stepTime(replica, before)}</Row>
           <Row name="Too late">
-            {stats.num_slo_misses} of {stats.num_finished}
+            {stats.num_slo_misses} of {stats.num_finished} requests
           </Row>
         </dl>
       ) : (

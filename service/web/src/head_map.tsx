@@ -59,7 +59,10 @@ export function HeadMap({ found, to, selected, onSelect }: Props) {
     return `Layer ${each.layer}, head ${each.head}: ${value === null ? "no token comes twice" : measure.text(value)}`;
   };
   return (
-    <section class="map" aria-label="All heads">
+    <section class="map" aria-labelledby="all-heads">
+      <h2 id="all-heads">
+        {numLayers} layers of {numHeads} heads
+      </h2>
       <div class="measures" role="group" aria-label="Colour by">
         {MEASURES.map((each) => (
           <button key={each.name} type="button" class="choice" aria-pressed={each === measure} onClick={() => setMeasure(each)}>
@@ -74,7 +77,7 @@ export function HeadMap({ found, to, selected, onSelect }: Props) {
         class="grid"
         ref={group}
         role="group"
-        aria-label={`${numLayers} layers of ${numHeads} heads`}
+        aria-labelledby="all-heads"
         style={{ "--heads": numHeads, "--layers": numLayers }}
         onKeyDown={onKeyDown}
         onMouseLeave={() => setPointed(null)}

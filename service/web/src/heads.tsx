@@ -68,6 +68,10 @@ export function Heads({ isShown, numReady }: { isShown: boolean; numReady: numbe
   return (
     <div class="heads" aria-busy={state.isBusy}>
       <h1>Heads</h1>
+      <p class="quiet">
+        How each head of the model looks back over a text. Point at a token to see where the chosen head looks from it; choose it to
+        see where all heads do.
+      </p>
       <form
         class="line"
         onSubmit={(event) => {
