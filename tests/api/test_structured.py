@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -11,9 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.api.fakes import CHAT, COMPLETIONS, MESSAGES, Json, ScriptedBackend, complaint, post
+from service.text.chat_template import ChatTemplate
+from service.text.parts import TokenizerParts
+from service.text.tokenizer import Tokenizer
+from service.types import FinishReason, GenerateRequest, TokenEvent
+from tests.api.fakes import CHAT, COMPLETIONS, MESSAGES, Json, ScriptedBackend, complaint, post, step
 from tests.api.obedient import NOW, WEATHER, follow, obey, tool_tokenizer
 from tests.api.sse_bodies import added_up, essence, events_of
+from tests.text.strategies import byte_fallback_tokenizer
 
 SCHEMA: Json = {
     "type": "object",
@@ -93,6 +99,24 @@ async def test_text_is_not_constrained(neutral: Json | None) -> None:
     await post(CHAT, {"messages": MESSAGES, "response_format": neutral}, backend)
 
     assert backend.requests[0].grammar is None
+
+
+async def test_a_leading_space_that_was_asked_for_is_kept() -> None:
+    """Also where the vocabulary begins every text with one, which decoding takes away again."""
+    fallback = byte_fallback_tokenizer()
+    parts = TokenizerParts(
+        backend=fallback._backend,
+        eos_token_ids=fallback.eos_token_ids,
+        chat_template=ChatTemplate("{{ messages[0].content }}"),
+    )
+
+    def script(request: GenerateRequest) -> Iterator[TokenEvent]:
+        yield step(request, [*fallback.encode_continuation(" he"), *fallback.eos_token_ids], finish=FinishReason.STOP)
+
+    asked = {"messages": MESSAGES, **structured(choice=[" he"])}
+    answer = await post(CHAT, asked, ScriptedBackend(script), tokenizer=Tokenizer(parts))
+
+    assert answer.json()["choices"][0]["message"]["content"] == " he"
 
 
 async def test_stop_strings_cut_structured_output_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -10,9 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.types import FinishReason
-from tests.api.fakes import CHAT, MESSAGES, Json, Script, ScriptedBackend, complaint, make_tokenizer, post, say
-from tests.api.obedient import CALLS, NOW, TOOL_TEMPLATE, WEATHER, follow, obey, tool_tokenizer
+from service.types import FinishReason, GenerateRequest, TokenEvent
+from tests.api.fakes import (
+    CHAT,
+    END,
+    MESSAGES,
+    Json,
+    Script,
+    ScriptedBackend,
+    make_tokenizer,
+    post,
+    say,
+    step,
+)
+from tests.api.obedient import CALLS, NOW, WEATHER, follow, obey, tool_tokenizer
 from tests.api.sse_bodies import events_of
 
 TOOLS = [WEATHER, NOW]
@@ -159,6 +171,20 @@ async def test_any_output_that_is_allowed(
             assert scores == body["logprobs"]["content"]
 
 
+async def test_tokens_that_arrive_together_are_scored_once() -> None:
+    """A reader that falls behind gets content and several calls in one event."""
+
+    def all_at_once(request: GenerateRequest) -> Iterator[TokenEvent]:
+        yield step(request, [*CALLS.encode(), END], finish=FinishReason.STOP)
+
+    asked = ask(stream=True, logprobs=True, max_tokens=200)
+    chunks = events_of(await post(CHAT, asked, ScriptedBackend(all_at_once), tokenizer=tool_tokenizer()))
+    scores = [part["logprobs"] for chunk in chunks for part in chunk["choices"] if part["logprobs"]]
+
+    assert [len(each["content"]) for each in scores] == [len(CALLS.encode()) + 1]
+    assert calls_of(added_up(chunks)[0]) == [("get_weather", {"city": "Köln"}), ("now", {})]
+
+
 async def test_a_model_without_a_format_still_calls_what_it_must() -> None:
     """By grammar alone; left to itself it only speaks."""
     required = await post(CHAT, ask(tool_choice="required"), ScriptedBackend(follow(ONE_CALL)))
@@ -192,94 +218,3 @@ async def test_a_call_and_its_result_go_back() -> None:
     assert answer.status_code == 200, answer.text
     prompt = make_tokenizer().decode(backend.requests[0].prompt_token_ids)
     assert prompt == "user:hiassistant:get_weather(Köln)tool:rainassistant:"
-
-
-def tool(name: str = "f", **function: Any) -> Json:
-    return {"type": "function", "function": {"name": name, **function}}
-
-
-FAULTS: list[tuple[Json, str, str]] = [
-    ({"tools": [{"type": "function"}]}, "Missing required parameter: 'tools[0].function'.", "tools[0].function"),
-    (
-        {"tools": [{"type": "code_interpreter"}]},
-        "Invalid value for 'tools[0].type': Input should be 'function'.",
-        "tools[0].type",
-    ),
-    (
-        {"tools": [tool("no spaces")]},
-        "Invalid value for 'tools[0].function.name': String should match pattern '^[a-zA-Z0-9_-]{1,64}$'.",
-        "tools[0].function.name",
-    ),
-    ({"tools": [tool(), tool()]}, "The names of tools must differ.", "tools"),
-    (
-        {"tools": [tool(parameters={"type": "string"})]},
-        "Invalid value for 'tools[0].function.parameters': Its type must be object.",
-        "tools[0].function.parameters",
-    ),
-    (
-        {"tools": [NOW, tool(parameters={"properties": {"a": {"type": "array", "uniqueItems": True}}})]},
-        "Invalid value for 'tools[1].function.parameters': Unimplemented keys: [\"uniqueItems\"].",
-        "tools[1].function.parameters",
-    ),
-    (
-        {"tools": [tool(parameters={"properties": {"a": {"type": "integer", "multipleOf": 999_983}}})]},
-        "Invalid value for 'tools[0].function.parameters': multipleOf is too large: the least common multiple of all "
-        "in a schema may be 10000 at most.",
-        "tools[0].function.parameters",
-    ),
-    (
-        {"tools": [tool(f"f{i}") for i in range(129)]},
-        "Invalid value for 'tools': it must have at most 128 elements.",
-        "tools",
-    ),
-    ({"tool_choice": "required", "tools": []}, "tool_choice is only allowed when tools are specified.", "tool_choice"),
-    (
-        {"tool_choice": tool("other")},
-        "tool_choice names a function that is not among tools.",
-        "tool_choice",
-    ),
-    (
-        {"tool_choice": "sometimes"},
-        "Invalid value for 'tool_choice': Input should be 'none', 'auto' or 'required'.",
-        "tool_choice",
-    ),
-    ({"tool_choice": 3}, "Invalid value for 'tool_choice': expected a string or an object.", "tool_choice"),
-    (
-        {"tool_choice": {"type": "allowed_tools", "mode": "auto"}},
-        "Invalid value for 'tool_choice.type': Input should be 'function'.",
-        "tool_choice.type",
-    ),
-    (
-        {"structured_outputs": {"regex": "a"}},
-        "structured_outputs cannot be combined with tools: use response_format.",
-        "structured_outputs",
-    ),
-    (
-        {"ignore_eos": True},
-        "ignore_eos cannot be combined with structured output or tools: their grammar says where the output ends.",
-        "ignore_eos",
-    ),
-    (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"not": {}}}}},
-        "Invalid value for 'response_format.json_schema.schema': Unimplemented keys: [\"not\"].",
-        "response_format.json_schema.schema",
-    ),
-]
-
-
-@pytest.mark.parametrize(("fields", "message", "param"), FAULTS)
-async def test_faulty_tools(fields: Json, message: str, param: str) -> None:
-    """A 400 that names the field."""
-    answer = await post(CHAT, ask(**fields), tokenizer=tool_tokenizer())
-
-    assert answer.json() == complaint(message, param)
-    assert answer.status_code == 400
-
-
-async def test_a_schema_beside_tools_that_look_like_json() -> None:
-    """Llama 3 writes its calls as bare JSON: they could not be told from the answer."""
-    schema = {"response_format": {"type": "json_object"}}
-    answer = await post(CHAT, ask(**schema), tokenizer=tool_tokenizer(TOOL_TEMPLATE), tool_parser="llama3")
-
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "tools"
