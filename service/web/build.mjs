@@ -1,5 +1,5 @@
 // Builds src/ into dist/, which is committed: the same sources and lock file give the same bytes.
-import { copyFile, mkdir, rm } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
 
 const out = process.argv[2] ?? "dist";
@@ -24,3 +24,8 @@ for (const [source, name] of [
 ]) {
   await copyFile(source, `${out}/${name}`);
 }
+const licences = [];
+for (const name of ["@fontsource-variable/inter", "marked", "preact"]) {
+  licences.push(`${name}\n\n${await readFile(`node_modules/${name}/LICENSE`, "utf8")}`);
+}
+await writeFile(`${out}/LICENCES.txt`, licences.join("\n\n"));

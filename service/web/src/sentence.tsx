@@ -1,4 +1,4 @@
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { percent, shown } from "./format";
 import { useRoving } from "./roving";
 
@@ -75,11 +75,10 @@ function arc(start: Point, end: Point): string {
 /** The top of each button of the group, kept up to date as the lines break anew. */
 function usePoints(group: { current: HTMLElement | null }, tokens: string[]): Point[] {
   const [points, setPoints] = useState<Point[]>([]);
-  const latest = useRef(setPoints);
   useLayoutEffect(() => {
     const element = group.current!;
     const measure = () =>
-      latest.current(
+      setPoints(
         [...element.querySelectorAll<HTMLElement>("button")].map((button) => ({
           x: button.offsetLeft + button.offsetWidth / 2,
           y: button.offsetTop,
