@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from service.errors import InvalidRequestError
 
 M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
 
 UNION_TAG = "<"  # tags of union members begin with it, so that they can be told from field names in an error's location
 UNSUPPORTED = "unsupported"  # the type of an error at the object whose field `ctx["field"]` is refused
@@ -53,8 +54,17 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def parse_body(model: type[M], body: bytes) -> M:
     """`body` as `model`. Raises InvalidRequestError, whose `param` is the path of the field at fault."""
+    return _checked(model, model.model_validate_json, body)
+
+
+def parse_object(model: type[M], values: Mapping[str, object]) -> M:
+    """As `parse_body`, of a body that is read already."""
+    return _checked(model, model.model_validate, values)
+
+
+def _checked(model: type[M], validate: Callable[[V], M], body: V) -> M:
     try:
-        return model.model_validate_json(body)
+        return validate(body)
     except ValidationError as error:
         # A hostile body may be wrong in a million places: then not even the first of them is worth its cost.
         if error.error_count() > _MAX_REPORTED_ERRORS:

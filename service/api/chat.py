@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -12,7 +13,7 @@ from service.api.budget import completion_budget
 from service.api.conversation import Message
 from service.api.fields import Int, Unsupported
 from service.api.generation import Job
-from service.api.render import ChatRenderer, Head
+from service.api.render import ChatRenderer, Head, Renderer
 from service.api.render_tools import ToolChatRenderer
 from service.api.state import ApiState
 from service.api.tools import ToolFields, ToolUse, tool_use
@@ -93,12 +94,22 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     schemas: run it in a thread. Raises RequestError.
     """
     chat = parse_body(ChatRequest, body)
-    state.check_model(chat.model)
-    text = _prompt_text(state, chat)
-    prompt = state.tokenizer.encode(text, add_special_tokens=bool(chat.add_special_tokens))
+    answer_id = f"chatcmpl-{uuid.uuid4().hex}"
+    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
+    return job_of(state, chat, answer_id, arrival_at, lambda use: _renderer(state, chat, head, use))
+
+
+def job_of(
+    state: ApiState,
+    chat: ChatRequest,
+    answer_id: str,
+    arrival_at: float,
+    renderer: Callable[[ToolUse | None], Renderer],
+) -> Job:
+    """The job of a conversation, whichever API it came by. Slow, as `prepare`. Raises RequestError."""
+    prompt = prompt_of(state, chat)
     use = tool_use(chat, state)
     grammar = chat.output_grammar(state.tokenizer) if use is None else use.grammar
-    answer_id = f"chatcmpl-{uuid.uuid4().hex}"
     request = GenerateRequest(
         request_id=answer_id,
         prompt_token_ids=tuple(prompt),
@@ -107,16 +118,21 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
         grammar=grammar,
         arrival_at=arrival_at,
     )
-    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
     return Job(
         requests=(request,),
         rules=chat.text_rules(
             continues_text=bool(chat.continue_final_message) or grammar is not None,
             shown_token_ids=frozenset() if use is None else use.shown_token_ids,
         ),
-        renderer=_renderer(state, chat, head, use),
+        renderer=renderer(use),
         stream=bool(chat.stream),
     )
+
+
+def prompt_of(state: ApiState, chat: ChatRequest) -> list[int]:
+    """The token ids of a conversation for the model that is asked for. Raises RequestError."""
+    state.check_model(chat.model)
+    return state.tokenizer.encode(_prompt_text(state, chat), add_special_tokens=bool(chat.add_special_tokens))
 
 
 def _sampling(state: ApiState, chat: ChatRequest, num_prompt_tokens: int) -> SamplingParams:

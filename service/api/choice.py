@@ -32,7 +32,8 @@ class Piece:
     """What there is to show since the last piece of this choice.
 
     `token_ids`, `logprobs` (empty if not asked for, None for a token that nothing precedes) and `text_offsets`
-    (characters from the start of the choice's text to the token's) are aligned. Its text may come later.
+    (characters from the start of the choice's text to the token's) are aligned. Its text may come later. `stop_string`
+    is the one that ended the choice, if one did.
     """
 
     choice: int
@@ -41,6 +42,7 @@ class Piece:
     logprobs: tuple[TokenLogprob | None, ...] = ()
     text_offsets: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
+    stop_string: str | None = None
 
 
 class Choice:
@@ -100,6 +102,7 @@ class Choice:
             logprobs=event.logprobs[:num_taken],
             text_offsets=tuple(offsets),
             finish_reason=self.finish_reason,
+            stop_string=self._stops.matched,
         )
 
     def _detokenize(self, token_id: int) -> str:

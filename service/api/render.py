@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from typing_extensions import override
 
 from service.api import sse
 from service.api.choice import Piece
+from service.api.errors import Failure
 from service.api.logprobs import chat_logprobs, completion_logprobs
 from service.api.logs import Tally
 from service.text.tokenizer import Tokenizer
@@ -53,8 +54,28 @@ class StreamUsage(Enum):
     EVERY = 2  # the usage so far in each chunk, and the extra one too
 
 
-class Renderer(ABC):
-    """Renders one answer, whole or as the chunks of a stream."""
+class Renderer(Protocol):
+    """Writes one answer, whole or as the events of a stream, as its API has it. `tally` counts as far as the pieces."""
+
+    def body(self, pieces: Iterable[Piece], tally: Tally) -> Json:
+        """The answer to a request that is not streamed."""
+        ...
+
+    def events(self, piece: Piece, tally: Tally) -> bytes:
+        """The events that show `piece`: none while its text is held back."""
+        ...
+
+    def closing(self, tally: Tally) -> bytes:
+        """The events that end a stream in which every choice is finished."""
+        ...
+
+    def failing(self, failure: Failure) -> bytes:
+        """The events that end a stream which fails."""
+        ...
+
+
+class ChoicesRenderer(ABC):
+    """What chat and text completions have in common: an answer is a list of choices."""
 
     kind: ClassVar[str]
     chunk_kind: ClassVar[str]
@@ -98,7 +119,7 @@ class Renderer(ABC):
         return {**self._head.fields(self.kind), "choices": choices, "usage": _usage(tally)}
 
     def events(self, piece: Piece, tally: Tally) -> bytes:
-        """The events that show `piece`: none while its text is held back. `tally` counts as far as that."""
+        """The events that show `piece`: none while its text is held back."""
         data = self._begin(piece.choice, tally)
         if self._with_logprobs and piece.logprobs:
             data += self._chunk(self._part(piece.choice, piece.text, self._logprobs(piece)), tally)
@@ -121,10 +142,13 @@ class Renderer(ABC):
         return self._chunk(opening, tally) if opening else b""
 
     def closing(self, tally: Tally) -> bytes:
-        """The event with the usage, if it was asked for."""
+        """The usage, if it was asked for, and `[DONE]`."""
         if self._stream_usage is StreamUsage.NONE:
-            return b""
-        return sse.event({**self._head.fields(self.chunk_kind), "choices": [], "usage": _usage(tally)})
+            return sse.DONE
+        return sse.event({**self._head.fields(self.chunk_kind), "choices": [], "usage": _usage(tally)}) + sse.DONE
+
+    def failing(self, failure: Failure) -> bytes:
+        return sse.event(failure.envelope) + sse.DONE
 
     def _chunk(self, choice: Json, tally: Tally | None = None) -> bytes:
         usage: Json = {} if self._stream_usage is StreamUsage.NONE else {"usage": None}
@@ -137,7 +161,7 @@ class Renderer(ABC):
         return before, after
 
 
-class ChatRenderer(Renderer):
+class ChatRenderer(ChoicesRenderer):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
@@ -159,7 +183,7 @@ class ChatRenderer(Renderer):
         return chat_logprobs(self._tokenizer, piece)
 
 
-class CompletionRenderer(Renderer):
+class CompletionRenderer(ChoicesRenderer):
     kind = chunk_kind = "text_completion"
 
     @override

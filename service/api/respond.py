@@ -67,7 +67,7 @@ class GenerationResponse(Response):
 async def _events(
     first: Piece, rest: AsyncGenerator[Piece, None], job: Job, tally: Tally, record: RequestRecord
 ) -> AsyncGenerator[bytes, None]:
-    """The events of a stream. The status is sent by now, so a failure is an event too; `[DONE]` always comes last."""
+    """The events of a stream. The status is sent by now, so a failure is an event too."""
     try:
         yield job.renderer.events(first, tally)
         async for piece in rest:
@@ -75,5 +75,4 @@ async def _events(
                 yield events
         yield job.renderer.closing(tally)
     except Exception as error:  # noqa: BLE001 - whatever it is, the client is told
-        yield sse.event(fail(record, error).envelope)
-    yield sse.DONE
+        yield job.renderer.failing(fail(record, error))

@@ -18,6 +18,11 @@ def event(payload: Mapping[str, object]) -> bytes:
     return b"data: %b\n\n" % json.dumps(payload, separators=(",", ":")).encode()
 
 
+def named_event(payload: Mapping[str, object]) -> bytes:
+    """One event that is called by its type."""
+    return b"event: %b\n%b" % (str(payload["type"]).encode(), event(payload))
+
+
 class EventStream(Response):
     """Sends events as they come.
 
