@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_PROGRESS_BAR ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit model fix docs bench clean
+.PHONY: help serve test check unit model fix docs web bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,11 @@ fix: $(VENV)/installed-dev ## format and fix what can be fixed
 
 docs: $(VENV)/installed-dev ## bring the generated parts of docs/ up to date
 	$(BIN)/python -m service.metrics.catalog
+	$(BIN)/python -m service.metrics.dashboards deploy/grafana/dashboards
+	$(BIN)/python -m tests.k8s.regenerate
+
+web: ## build the page (needs npm)
+	cd service/web && npm ci && npm run check && npm run build
 
 bench: $(VENV)/installed-dev model ## throughput of the engine against the machine's roof and transformers
 	$(BIN)/headcount bench --against transformers

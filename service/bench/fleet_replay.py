@@ -37,10 +37,11 @@ from service.autoscaling.slo import Slo
 from service.engine.synthetic import StepCost
 from service.fleet.environment import free_port
 
-COST = StepCost(base_s=0.1, per_sequence_s=0.005, per_prefill_token_s=5e-5, per_context_token_s=1e-7)
-SLO = Slo(ttft_s=2.0, tpot_s=0.25)
+COST = StepCost(base_s=0.2, per_sequence_s=0.01, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
+SLO = Slo(ttft_s=3.0, tpot_s=0.5)
 LIMITS = EngineLimits(max_num_seqs=48, max_num_batched_tokens=512, kv_tokens=1 << 20)
 REPLICA_S_PER_MISS = 30.0
+MAX_MODEL_LEN = 32_768  # the synthetic tokenizer makes a token of each byte
 WARM_UP_S = 180.0  # what the simulator's own tables leave out
 
 
@@ -64,8 +65,8 @@ class Live:
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("--start", default=0.0, show_default=True, help="second of the trace to start at")
-@click.option("--length", default=1440.0, show_default=True, help="seconds of the trace")
-@click.option("--speed", default=2.4, show_default=True, help="times as fast as it happened")
+@click.option("--length", default=720.0, show_default=True, help="seconds of the trace")
+@click.option("--speed", default=1.2, show_default=True, help="times as fast as it happened")
 @click.option("--token-scale", default=0.2, show_default=True, help="factor for prompt and output lengths")
 @click.option("--max-replicas", default=14, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the result here")
@@ -104,6 +105,7 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
         "max-num-batched-tokens": LIMITS.max_num_batched_tokens,
         "min-replicas": 1,
         "max-replicas": max_replicas,
+        "max-model-len": MAX_MODEL_LEN,
         "slo-ttft-s": SLO.ttft_s,
         "slo-tpot-s": SLO.tpot_s,
         "state-dir": folder,

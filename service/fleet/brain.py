@@ -39,9 +39,19 @@ class Brain:
     """`variables` are the settings as `HEADCOUNT_*`. Everything learned is on disk, and read back after a restart."""
 
     def __init__(self, variables: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
-        self._settings = load_settings(flags={}, environment=variables).settings
-        self._config = autoscaling_config(self._settings)
         self._clock = clock
+        self._begin(load_settings(flags={}, environment=variables).settings)
+
+    def configure(self, variables: Mapping[str, str]) -> None:
+        """Go on under these settings; what has been learned stays, as after a restart."""
+        settings = load_settings(flags={}, environment=variables).settings
+        if settings != self._settings:
+            self.close()
+            self._begin(settings)
+
+    def _begin(self, settings: Settings) -> None:
+        self._settings = settings
+        self._config = autoscaling_config(settings)
         self._directory = state_directory_of(self._settings)
         self._log = DecisionLog(self._directory)
         self._limits = EngineLimits()
@@ -68,7 +78,9 @@ class Brain:
         self._record(observation.at, current, decision.desired, decision.reason, decision.terms, "brain", snapshot)
         if not 0.0 <= observation.at - self._saved_at < SAVE_PERIOD_S:
             self._save(observation.at)
-        return Answer(at=observation.at, desired=decision.desired, batch=decision.terms["batch"])
+        return Answer(
+            at=observation.at, target=observation.target, desired=decision.desired, batch=decision.terms["batch"]
+        )
 
     def decisions(self, since: int = 0, limit: int = 100, only_changes: bool = False) -> list[dict[str, Any]]:
         """See `DecisionLog.since`."""

@@ -63,9 +63,10 @@ def _talk(link: weakref.ref[BrainLink], box: _Mailbox, variables: dict[str, str]
 
 
 def _start(variables: dict[str, str]) -> Any:
-    """The brain, on this node: what it has learned is on this node's disk."""
+    """The brain, on this node: what it has learned is on this node's disk. One that is there already, from before a
+    change of settings, takes the new ones."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
+    brain = (
         ray.remote(Brain)
         .options(
             name=ACTOR_NAME,
@@ -77,6 +78,8 @@ def _start(variables: dict[str, str]) -> Any:
         )
         .remote(variables)
     )
+    brain.configure.remote(variables)
+    return brain
 
 
 class _Mailbox:

@@ -28,9 +28,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """How many replicas there should be, as of `at`; `batch` sequences fill a replica, 0 while that is unknown."""
+    """How many replicas there should be, as of `at`, when there were to be `target`.
+
+    `batch` sequences fill a replica; 0 while that is unknown.
+    """
 
     at: float
+    target: int
     desired: int
     batch: float
 

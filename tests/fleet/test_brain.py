@@ -191,6 +191,22 @@ def test_the_first_replica_from_zero_is_on_record(brains: Brains) -> None:
     assert [each["source"] for each in brain.decisions(only_changes=True)] == ["serve"]
 
 
+def test_new_settings_are_followed_and_nothing_is_forgotten(brains: Brains) -> None:
+    """A deployment with other settings finds the brain of the one before."""
+    brain = brains.new(HEADCOUNT_MAX_REPLICAS="3")
+    brain.observe(observation(1000.0, start_times_s=(4.0,)))
+    variables = {
+        "HEADCOUNT_RUNNER": "synthetic",
+        "HEADCOUNT_MIN_REPLICAS": "5",
+        "HEADCOUNT_MAX_REPLICAS": "6",
+        "HEADCOUNT_STATE_DIR": str(brains.directory),
+    }
+    brain.configure(variables)
+    assert brain.observe(observation(1001.0)).desired == 5
+    assert brain.status()["start_times_s"] == (4.0,)
+    assert brain.status()["num_decisions"] == 2
+
+
 def test_prices_become_replica_seconds(brains: Brains) -> None:
     """A miss at 0.1 where an hour costs 3: two minutes of a replica."""
     assert autoscaling_config(settings(brains.directory)).replica_s_per_miss == 30.0

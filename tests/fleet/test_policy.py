@@ -44,8 +44,8 @@ class World:
         self.adviser = Adviser(variables)
         return self.adviser
 
-    def answer(self, desired: int, *, age_s: float = 0.0, batch: float = 4.0) -> None:
-        self.adviser.answer = Answer(at=self.at - age_s, desired=desired, batch=batch)
+    def answer(self, desired: int, *, target: int = 2, age_s: float = 0.0, batch: float = 4.0) -> None:
+        self.adviser.answer = Answer(at=self.at - age_s, target=target, desired=desired, batch=batch)
 
     def ask(self, target: int = 1, **changes: Any) -> int:
         return self.policy(context(target, **changes))[0]
@@ -103,6 +103,16 @@ def test_a_fresh_answer_is_followed_up_and_down(world: World) -> None:
     assert world.ask(target=2) == 5
     world.answer(1)
     assert world.ask(target=2) == 1
+
+
+def test_what_was_said_before_serve_acted_by_itself_takes_nothing_away(world: World) -> None:
+    """At zero Serve starts a replica for a request without asking: the answer "none" is older than that."""
+    world.answer(0, target=0)
+    assert world.ask(target=1) == 1
+    world.answer(3, target=0)
+    assert world.ask(target=1) == 3
+    world.answer(0, target=1)
+    assert world.ask(target=1) == 0
 
 
 def test_a_silent_brain_is_replaced_by_the_number_of_requests(world: World) -> None:
