@@ -77,7 +77,7 @@ class ReplicaPolicy:
             self._told_at = at
             self._advisor.tell(self._observation(context, at, num_fallbacks=int(not is_fresh)))
         if answer is not None and is_fresh:
-            # Serve changes the target itself for a request that waits at zero: what was said before that must not take the
+            # Serve changes the target itself for a request that waits at zero: what was said before must not take the
             # new replica away.
             return answer.desired if answer.target == target else max(target, answer.desired)
         return max(target, self._fallback(context, answer))
