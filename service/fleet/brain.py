@@ -28,7 +28,6 @@ from service.fleet.observation import Answer, Observation
 
 logger = logging.getLogger(__name__)
 
-SAVE_PERIOD_S = 10.0
 NUM_START_TIMES = 16
 REPLICA_S_PER_MISS = 30.0  # the price of a miss where none is set
 SECONDS_PER_HOUR = 3600.0
@@ -61,7 +60,6 @@ class Brain:
         self._start_times_s: tuple[float, ...] = ()
         self._number = 0
         self._num_fallbacks = 0
-        self._saved_at = 0.0
         self._snapshot: Snapshot | None = None
         self._load()
 
@@ -76,8 +74,7 @@ class Brain:
         current = len(snapshot.replicas)
         self._meter = self._meter.observe(observation.at, current, decision.desired)
         self._record(observation.at, current, decision.desired, decision.reason, decision.terms, "brain", snapshot)
-        if not 0.0 <= observation.at - self._saved_at < SAVE_PERIOD_S:
-            self._save(observation.at)
+        self._save()
         return Answer(
             at=observation.at, target=observation.target, desired=decision.desired, batch=decision.terms["batch"]
         )
@@ -101,8 +98,7 @@ class Brain:
         }
 
     def close(self) -> None:
-        """Save, and let go of the files."""
-        self._save(self._saved_at)
+        """Let go of the files."""
         self._log.close()
 
     def _was_empty(self) -> bool:
@@ -166,14 +162,15 @@ class Brain:
             at=observation.at, num_held=num_held, num_held_prompt_tokens=round(num_held * mix.num_prompt_tokens)
         )
 
-    def _save(self, at: float) -> None:
+    def _save(self) -> None:
+        """Each time: what is counted must not fall when the brain is started again."""
         values = {
             "memory": self._memory.to_json(),
             "meter": asdict(self._meter),
             "start_times_s": self._start_times_s,
             "number": self._number,
+            "num_fallbacks": self._num_fallbacks,
         }
-        self._saved_at = at
         draft = self._directory / "memory.draft"
         try:
             draft.write_text(json.dumps(values))
@@ -188,7 +185,7 @@ class Brain:
             values = json.loads(path.read_text())
             self._meter = CostMeter(**values["meter"])
             self._start_times_s = tuple(float(each) for each in values["start_times_s"])
-            self._number = int(values["number"])
+            self._number, self._num_fallbacks = int(values["number"]), int(values["num_fallbacks"])
             self._memory = Memory.from_json(values["memory"], self._config)
             self._has_learned = True
         except FileNotFoundError:

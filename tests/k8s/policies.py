@@ -76,6 +76,12 @@ def has_no_token(pod: Pod) -> Iterator[str]:
         yield "it has no account of its own"
 
 
+def has_no_service_links(pod: Pod) -> Iterator[str]:
+    """Kubernetes would set `HEADCOUNT_SERVICE_HOST` and the like, which are no settings of ours."""
+    if pod.spec.get("enableServiceLinks") is not False:
+        yield "it gets a variable for each service"
+
+
 def has_probes(pod: Pod) -> Iterator[str]:
     for container in pod.main:
         names = {port["name"] for port in container["ports"]}
@@ -98,6 +104,7 @@ POLICIES: tuple[Callable[[Pod], Iterator[str]], ...] = (
     has_no_privileges,
     has_somewhere_to_write,
     has_no_token,
+    has_no_service_links,
     has_probes,
     has_rank,
 )
