@@ -72,7 +72,7 @@ def test_a_request_can_be_followed_in_an_afternoon() -> None:
 def test_documents_name_files_that_exist() -> None:
     """Every path in back ticks that starts with one of our folders is there."""
     missing = []
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *sorted((ROOT / "docs").rglob("*.md"))]:
         for word in page.read_text().replace("\n", " ").split("`")[1::2]:
             if word.startswith(("service/", "loadtest/", "tests/", "docs/", "deploy/", "k8s/")) and " " not in word:
                 name = word.rstrip("/").split("::")[0].split("#")[0]
