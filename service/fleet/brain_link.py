@@ -66,7 +66,7 @@ def _start(variables: dict[str, str]) -> Any:
     """The brain, on this node: what it has learned is on this node's disk. One that is there already, from before a
     change of settings, takes the new ones."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    brain = (
+    brain: Any = (
         ray.remote(Brain)
         .options(
             name=ACTOR_NAME,

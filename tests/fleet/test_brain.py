@@ -157,7 +157,9 @@ def test_what_was_learned_survives_a_restart(brains: Brains) -> None:
     assert new["decision"]["terms"][learned] == pytest.approx(old["decision"]["terms"][learned], rel=0.2)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"meter": {}, "start_times_s": [], "number": 1, "num_fallbacks": 0, "memory": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"meter": {}, "start_times_s": [], "number": 1, "num_fallbacks": 0, "memory": "x"}']
+)
 def test_a_memory_that_cannot_be_read_is_not_used(brains: Brains, text: str) -> None:
     """The fleet must follow its load whatever stands on disk."""
     directory = state_directory_of(settings(brains.directory))
