@@ -2,6 +2,8 @@
 
 The envelope is OpenAI's, `{"error": {"message", "type", "param", "code"}}` with all four keys always; `code` is the
 error's stable label. It is the body of every failed answer, and the data of the event that ends a stream which fails.
+Only where Anthropic's API is served it is Anthropic's, `{"type": "error", "error": {"type", "message"}}`, and a full
+queue has their status for it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from service.api.logs import RequestRecord, record_of
 from service.errors import (
@@ -38,6 +41,16 @@ _HTTP_CODES: dict[int, str] = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "unsupported_media_type",
 }
 _TYPES: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
+
+ANTHROPIC_PATH = "/v1/messages"
+ANTHROPIC_OVERLOADED = 529  # their 429 is for one key's limits
+_ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
+    HTTPStatus.TOO_MANY_REQUESTS: "overloaded_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
+}
 _INTERNAL_MESSAGE = "The server failed to process this request: its log has the reason under the x-request-id."
 _logger = logging.getLogger(__name__)
 
@@ -64,8 +77,23 @@ class Failure:
             }
         }
 
-    def response(self) -> Response:
-        return JSONResponse(self.envelope, status_code=self.status, headers=self.headers)
+    @property
+    def anthropic_envelope(self) -> dict[str, object]:
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, scope: Scope) -> Response:
+        """The answer to the request of `scope`."""
+        if not is_anthropic(scope):
+            return JSONResponse(self.envelope, status_code=self.status, headers=self.headers)
+        status = ANTHROPIC_OVERLOADED if self.status == HTTPStatus.TOO_MANY_REQUESTS else self.status
+        return JSONResponse(self.anthropic_envelope, status_code=status, headers=self.headers)
+
+
+def is_anthropic(scope: Scope) -> bool:
+    """Whether the client speaks Anthropic's API."""
+    path: str = scope["path"]
+    return path == ANTHROPIC_PATH or path.startswith(ANTHROPIC_PATH + "/")
 
 
 def fail(record: RequestRecord, error: Exception) -> Failure:
@@ -102,7 +130,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """Exception handler of the application for everything that is raised on purpose."""
     if isinstance(error, HTTPException):
         error = _explained(request, error)
-    return fail(record_of(request.scope), error).response()
+    return fail(record_of(request.scope), error).response(request.scope)
 
 
 def _explained(request: Request, error: HTTPException) -> HTTPException:

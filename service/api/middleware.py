@@ -9,12 +9,13 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import fail
+from service.api.errors import fail, is_anthropic
 from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, attach_record, log_request
 from service.api.measures import measure
 from service.api.state import ApiState
 
 REQUEST_ID_HEADER = "x-request-id"
+ANTHROPIC_REQUEST_ID_HEADER = "request-id"
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 # Asked every few seconds, for ever.
 _PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/fleet"})
@@ -45,7 +46,10 @@ class RequestScope:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = record.request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = record.request_id
+                if is_anthropic(scope):
+                    headers[ANTHROPIC_REQUEST_ID_HEADER] = record.request_id
             record.response_bytes += len(message.get("body", b""))
             await send(message)
 
@@ -61,7 +65,7 @@ class RequestScope:
             failure = fail(record, error)
             if record.status != CLIENT_CLOSED_REQUEST:
                 raise  # an answer has begun: only cutting the connection tells the client that it is not whole
-            await failure.response()(scope, receive, send)
+            await failure.response(scope)(scope, receive, send)
 
     def _finish(self, scope: Scope, record: RequestRecord) -> None:
         route = scope.get("route")

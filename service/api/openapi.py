@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+
+from service.api.errors import ANTHROPIC_OVERLOADED
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -37,6 +39,18 @@ class ErrorDetail(BaseModel):
     code: str | None
 
 
+class AnthropicErrorDetail(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorEnvelope(BaseModel):
+    """The same where Anthropic's API is served."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+
+
 class ErrorEnvelope(BaseModel):
     """The body of every failed answer, and the data of the event that ends a stream which fails."""
 
@@ -50,17 +64,27 @@ def request_body(model: type[BaseModel], example: dict[str, object]) -> dict[str
 
 def answers(example: dict[str, object], *, stream: bool = False) -> Responses:
     """The documented responses of a route: 200 with `example`, and the errors."""
-    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": example}}
-    if stream:
-        content["text/event-stream"] = {
-            "schema": {"type": "string"},
-            "example": 'data: {"id": "…", "choices": […]}\n\ndata: [DONE]\n\n',
-        }
-    return {200: {"description": "The answer.", "content": content}, **errors(*_ERRORS)}
+    return {200: _answer(example, stream=stream), **errors(*_ERRORS)}
+
+
+def anthropic_answers(example: dict[str, object], *, stream: bool = False) -> Responses:
+    """As `answers`, of a route of Anthropic's API."""
+    documented: Responses = {200: _answer(example, stream=stream)}
+    for status, description in _ERRORS.items():
+        number = ANTHROPIC_OVERLOADED if status is HTTPStatus.TOO_MANY_REQUESTS else int(status)
+        documented[number] = {"model": AnthropicErrorEnvelope, "description": description}
+    return documented
 
 
 def errors(*statuses: HTTPStatus) -> Responses:
     return {int(status): {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in statuses}
+
+
+def _answer(example: dict[str, object], *, stream: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    if stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}, "example": 'data: {"id": "…", …}\n\n'}
+    return {"description": "The answer.", "content": content}
 
 
 def openapi_of(app: FastAPI, models: Sequence[type[BaseModel]]) -> Callable[[], dict[str, Any]]:

@@ -58,6 +58,10 @@ class ToolChatRenderer(ChatRenderer):
         return ToolCallReader(self._use.form, self._use.names)
 
 
+def new_call_id() -> str:
+    return uuid.uuid4().hex[:NUM_ID_CHARS]
+
+
 def _read(reader: ToolCallReader, text: str, *, is_last: bool) -> list[ToolDelta]:
     return reader.push(text) + (reader.finish() if is_last else [])
 
@@ -83,7 +87,7 @@ def _calls(deltas: Iterable[ToolDelta]) -> list[Json]:
 
 def _call(name: str, arguments: str) -> Json:
     return {
-        "id": uuid.uuid4().hex[:NUM_ID_CHARS],
+        "id": new_call_id(),
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }

@@ -50,3 +50,17 @@ def essence(body: Json) -> Json:
         for choice in body["choices"]
     ]
     return {"choices": choices, "usage": body["usage"]}
+
+
+def named_events_of(answer: httpx.Response) -> list[Json]:
+    """The data of a stream's events, each of which must be called by its type."""
+    assert answer.status_code == 200, answer.text
+    *events, nothing = answer.text.split("\n\n")
+    parsed = []
+    for event in events:
+        name, data = event.split("\n")
+        parsed.append(json.loads(data.removeprefix("data: ")))
+
+        assert name == f"event: {parsed[-1]['type']}"
+    assert nothing == ""
+    return parsed

@@ -1,0 +1,39 @@
+"""Answers that are one JSON document, made from the body of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from service.api.body import read_body
+from service.api.disconnect import unless_disconnected
+from service.api.logs import CLIENT_CLOSED_REQUEST, record_of
+from service.api.state import ApiState
+
+Work = Callable[[ApiState, bytes, float], Coroutine[Any, Any, object]]
+"""Makes the answer to a body that came at an instant. What is slow goes into a thread."""
+
+
+class WorkResponse(Response):
+    """One task owns all of it, so that nothing is computed for a client that has gone."""
+
+    def __init__(self, state: ApiState, work: Work) -> None:
+        super().__init__()
+        self._state = state
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = record_of(scope)
+        record.model = self._state.model_id
+        try:
+            body = await read_body(Request(scope, receive), self._state.max_body_bytes)
+            answer = await unless_disconnected(receive, self._work(self._state, body, record.started_at))
+            response: Response = JSONResponse(answer)
+        except ClientDisconnect:
+            record.client_disconnected = True
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+        await response(scope, receive, send)
