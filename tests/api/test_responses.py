@@ -70,33 +70,40 @@ def without_ids(response: Json) -> Json:
 
 
 async def test_a_response() -> None:
-    """An item with the text, the usage, and what was asked for with the defaults that were in force."""
-    answer = await post(PATH, ask(metadata={"a": "b"}, user="u"), ScriptedBackend(say("Hello")))
-    body = answer.json()
+    """An item with the text, and the usage."""
+    body = (await post(PATH, ask(), ScriptedBackend(say("Hello")))).json()
+    (message,) = body["output"]
 
     assert body["id"].startswith("resp_")
-    assert body["output"][0].pop("id").startswith("msg_")
-    assert body == {
-        "id": body["id"],
-        "object": "response",
-        "created_at": 1_700_000_001,
+    assert message.pop("id").startswith("msg_")
+    assert (body["object"], body["created_at"], body["model"]) == ("response", 1_700_000_001, MODEL_ID)
+    assert (body["status"], body["error"], body["incomplete_details"]) == ("completed", None, None)
+    assert message == {
+        "type": "message",
         "status": "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}],
+    }
+    assert body["usage"] == {
+        "input_tokens": 18,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 6,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 24,
+    }
+
+
+async def test_a_response_repeats_what_was_asked_for() -> None:
+    """With the defaults that were in force."""
+    asked = {"metadata": {"a": "b"}, "user": "u", "max_output_tokens": 9, "temperature": 0.5}
+    body = (await post(PATH, ask(**asked))).json()
+    own = ("id", "object", "created_at", "model", "status", "output", "usage", "error", "incomplete_details")
+
+    assert {name: value for name, value in body.items() if name not in own} == {
+        **asked,
         "background": False,
-        "error": None,
-        "incomplete_details": None,
         "instructions": None,
-        "max_output_tokens": None,
         "max_tool_calls": None,
-        "metadata": {"a": "b"},
-        "model": MODEL_ID,
-        "output": [
-            {
-                "type": "message",
-                "status": "completed",
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": "Hello", "annotations": [], "logprobs": []}],
-            }
-        ],
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "prompt_cache_key": None,
@@ -104,21 +111,12 @@ async def test_a_response() -> None:
         "safety_identifier": None,
         "service_tier": "default",
         "store": False,
-        "temperature": 1.0,
         "text": {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
         "top_logprobs": 0,
         "top_p": 1.0,
         "truncation": "disabled",
-        "usage": {
-            "input_tokens": 18,
-            "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": 6,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": 24,
-        },
-        "user": "u",
     }
 
 
