@@ -27,8 +27,6 @@ from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder, ReplicaInfo
 from service.types import StepStats
 
-DELIVERY_S = 2.0
-
 
 class Replica:
     """The deployment class. Serve calls `__serve_build_asgi_app__` once after the constructor."""
@@ -96,12 +94,9 @@ class Replica:
             await asyncio.to_thread(self._tracer.flush)
 
     def __del__(self) -> None:
-        """Called by Serve when no request is left; it ends this process next."""
+        """Called by Serve when no request is left."""
         if hasattr(self, "_backend"):
             self._backend.close()
-            # Through Serve's proxy the last tokens are on their way when the request counts as finished, and would be
-            # lost with the process.
-            time.sleep(DELIVERY_S)
             if self._tracer is not None:
                 self._tracer.flush()
 
