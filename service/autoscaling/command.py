@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,12 +38,14 @@ class _Options:
     price: float
     min_replicas: int
     max_replicas: int
+    refuse_late: bool
     as_json: bool
     html_path: Path | None
     traces_dir: Path | None
     results_path: Path | None
 
 
+_REFUSED_AFTER = 0.75  # of the TTFT target: the rest is for the prompt itself in a full batch
 _DEFAULT_POLICIES = ("headcount", "ray", "kpa", "keda-ongoing", "static", "perfect")
 
 
@@ -55,6 +58,11 @@ _DEFAULT_POLICIES = ("headcount", "ray", "kpa", "keda-ongoing", "static", "perfe
 @click.option("--price", default=30.0, show_default=True, help="replica-seconds that it is worth to spare one miss")
 @click.option("--min-replicas", default=1, show_default=True)
 @click.option("--max-replicas", default=24, show_default=True)
+@click.option(
+    "--refuse-late",
+    is_flag=True,
+    help=f"turn away what has waited for {_REFUSED_AFTER:.0%} of the TTFT target without being begun",
+)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="write a page with plots")
 @click.option(
@@ -77,9 +85,15 @@ def simulate(**values: Any) -> None:
         replica_s_per_miss=options.price,
         min_replicas=options.min_replicas,
         max_replicas=options.max_replicas,
+        refuses_late=options.refuse_late,
         cold_start_prior_s=options.cold_start,
     )
-    fleet = FleetConfig(slo=config.slo, cold_start_s=options.cold_start, initial_replicas=max(1, options.min_replicas))
+    fleet = FleetConfig(
+        slo=config.slo,
+        cold_start_s=options.cold_start,
+        initial_replicas=max(1, options.min_replicas),
+        max_wait_s=_REFUSED_AFTER * config.slo.ttft_s if options.refuse_late else math.inf,
+    )
     if options.traces_dir is not None:
         _print_bars(options.traces_dir, options.results_path, config, fleet)
         return

@@ -15,14 +15,16 @@ _COST_PRIOR = StepCost(base_s=0.02, per_sequence_s=1e-3, per_prefill_token_s=2e-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoscalingConfig:
     """`replica_s_per_miss` is the price: the replica-seconds that it is worth to spare one request a miss (a cost per
-    miss divided by a cost per replica-second). There is nothing to tune: priors are believed until the fleet has shown
-    better, within a minute. Raises ConfigError, naming the setting.
+    miss divided by a cost per replica-second). `refuses_late`: the service turns away what could not start in time, so
+    that too much demand costs its excess and not everyone. There is nothing to tune: priors are believed until the
+    fleet has shown better, within a minute. Raises ConfigError, naming the setting.
     """
 
     slo: Slo = field(default_factory=Slo)
     replica_s_per_miss: float = 30.0
     min_replicas: int = 1
     max_replicas: int = 24
+    refuses_late: bool = False
     cold_start_prior_s: float = 15.0
     prompt_tokens_prior: float = 1000.0
     output_tokens_prior: float = 200.0

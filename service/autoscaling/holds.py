@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from service.autoscaling.forecast import late_share
+
 Array = NDArray[np.float64]
 
 NUM_GAPS = 16  # remembered per level
@@ -38,12 +40,13 @@ class Spell:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """`cold_start_s` is what a start costs and how long it takes; `slack_s` how long a queue may be; `per_miss` in
-    replica-seconds."""
+    """`cold_start_s` is what a start costs and how long it takes; `slack_s` how long a queue may be, and is at the most
+    where the late are refused; `per_miss` in replica-seconds."""
 
     cold_start_s: float
     slack_s: float
     per_miss: float
+    refuses_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,17 @@ class Holds:
         return _closed(books, np.flatnonzero(ends), start_s) if ends.any() else books
 
     def num_held(self, prior_s: float, start_s: float) -> int:
-        """The highest level that is needed now or not yet worth letting go; `prior_s` for those never priced."""
-        held = np.flatnonzero(self.idle_s <= self._holds_s(prior_s, start_s))
-        return int(held[-1]) + 1 if len(held) else 0
+        """The highest level that is needed now or not yet worth letting go; `prior_s` for those never priced.
+
+        A level can only be held along with all below it: those that are past their hold are paid by what is left of
+        the holds above.
+        """
+        left_s = self._holds_s(prior_s, start_s) - self.idle_s
+        num_held = int(np.count_nonzero(self.idle_s == 0.0))
+        for level in np.flatnonzero(left_s >= 0.0) + 1:
+            if level > num_held and left_s[num_held:level].sum() >= 0.0:
+                num_held = int(level)
+        return num_held
 
     def idle_of(self, level: int) -> float:
         """Seconds since level (1 …) was last needed; 0 for level 0."""
@@ -143,11 +154,14 @@ def _closed(books: Holds, ended: NDArray[np.intp], start_s: float) -> Holds:
 
 
 def _queue(queue: Array, capacity: Array, spell: Spell, prices: Prices) -> tuple[Array, Array]:
-    """The queue after the second, and the share of its requests that are late: all of them where the mean delay is half
-    again what it may be, none where it is half of that."""
+    """The queue after the second, and the share of its requests that are late; or, where the late are refused, that
+    find no room."""
     after = np.maximum(0.0, queue + (spell.work - capacity) * spell.dt)
-    delay = after / (prices.slack_s * np.maximum(capacity, 0.5))
-    return after, np.clip(delay - 0.5, 0.0, 1.0)
+    room = prices.slack_s * np.maximum(capacity, 0.5)
+    if prices.refuses_late:
+        over = np.maximum(0.0, after - room)
+        return after - over, np.clip(over / max(1e-9, spell.work * spell.dt), 0.0, 1.0)
+    return after, late_share(after, room)
 
 
 def _cheapest_hold(gaps: Array, price: float, start_s: float) -> float:

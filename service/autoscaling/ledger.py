@@ -83,7 +83,7 @@ class Observed:
     starting: tuple[Replica, ...]
     num_unknown: int  # sources that say nothing usable
     num_running: float
-    num_prefill_left: float  # held ones included
+    num_prefill_ahead: float  # prompt tokens, held ones included, that delay someone
     num_held: float
     dt: float | None
     num_requests: float
@@ -121,7 +121,9 @@ def read(snapshot: Snapshot, ledger: Ledger) -> tuple[Observed, Ledger]:
         starting=tuple(r for r in snapshot.replicas if r.state is ReplicaState.STARTING),
         num_unknown=len(ready) - num_fresh + (not is_ingress_known) + (at is None),
         num_running=sum(stats.num_running for stats in known if stats is not None),
-        num_prefill_left=held_tokens + sum(stats.num_prefill_left for stats in known if stats is not None),
+        # Where nothing waits, a long prompt delays only itself, and its own time is not counted against it.
+        num_prefill_ahead=held_tokens
+        + sum(stats.num_prefill_left for stats in known if stats is not None and stats.num_waiting > 0),
         num_held=held,
         dt=_elapsed(at, ledger),
         num_requests=max(0.0, total[0] + held - ledger.num_held),

@@ -17,7 +17,7 @@ from service.errors import ConfigError
 
 _T = TypeVar("_T")
 
-_VERSION = 1
+_VERSION = 2
 _PRIOR_REQUESTS = 2.0  # what the prior mix weighs
 _MEMORY_REQUESTS = 200.0  # after so many requests an older one counts 1/e
 

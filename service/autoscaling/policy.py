@@ -26,6 +26,7 @@ _RHO = 0.9  # share of its capacity that a replica is planned for: routers are n
 _QUEUE_RHO = 0.95  # the same where only queues count, which routing evens out better
 _WARM_UP_S = 60.0  # of watching before the fleet may shrink
 _TREND_LAG_S = 5.0  # by which a measured slope lags
+_MOST_GROWTH = 0.2  # of the need: a step looks like a steep trend
 _LOST_AFTER = 3.0  # cold starts that a replica may take before another is started for it
 _START_QUANTILE = 0.7  # of measured cold starts: what to reckon with
 _BACKLOG_WINDOW_S = 10
@@ -88,6 +89,8 @@ def decide(snapshot: Snapshot, config: AutoscalingConfig, memory: Memory) -> Dec
     need = _need(situation)
     holds = _hold(situation, need)
     terms = _terms(situation, need, holds)
+    if observed.dt is not None:
+        watched = replace(watched, demand=watched.demand.expect(terms.need + terms.growth, observed.dt))
     # What this second taught about costs and mixes serves the next one: within a decision more load is never less work.
     learned = replace(
         watched, holds=holds, fit=watched.fit.update(observed.steps), mixture=watched.mixture.observe(observed)
@@ -110,7 +113,7 @@ def _watch(memory: Memory, watched_s: float, observed: Observed, carried: Capaci
 
 def _queue(observed: Observed, memory: Memory, carried: Capacity, config: AutoscalingConfig) -> Backlog:
     return Backlog(
-        queued=observed.num_prefill_left * (1.0 - memory.mixture.hit_share) * carried.prefill_s_per_token,
+        queued=observed.num_prefill_ahead * (1.0 - memory.mixture.hit_share) * carried.prefill_s_per_token,
         work=memory.demand.mean_work(_BACKLOG_WINDOW_S),
         arrivals=memory.demand.mean_requests(_BACKLOG_WINDOW_S),
         slack_s=0.5 * config.slo.ttft_s,  # where the mean delay is half of what it may be, some are late already
@@ -137,13 +140,15 @@ def _hold(situation: _Situation, need: float) -> Holds:
     if observed.dt is None:
         return holds
     spell = Spell(need - _NEGLIGIBLE, memory.demand.last_work / _QUEUE_RHO, memory.demand.last_requests, observed.dt)
-    return holds.observe(spell, Prices(situation.cold_start_s, situation.slack_s, config.replica_s_per_miss))
+    return holds.observe(
+        spell, Prices(situation.cold_start_s, situation.slack_s, config.replica_s_per_miss, config.refuses_late)
+    )
 
 
 def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
     observed, memory, config = situation.observed, situation.memory, situation.config
     cold_start_s, demand = situation.cold_start_s, memory.demand
-    growth = memory.trend * (cold_start_s + _TREND_LAG_S) / _RHO
+    growth = min(_MOST_GROWTH * need, memory.trend * (cold_start_s + _TREND_LAG_S) / _RHO)
     # A level that was never priced is worth what would arrive, and miss, in one cold start.
     prior_s = config.replica_s_per_miss * demand.mean_requests(_PRIOR_WINDOW_S) * cold_start_s
     held = holds.num_held(prior_s, cold_start_s)
@@ -154,13 +159,15 @@ def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
     is_down_forbidden = is_warming_up or observed.num_unknown > 0
     if is_down_forbidden:
         wanted = max(wanted, situation.num_asked - num_lost)
+    desired = max(config.min_replicas, min(config.max_replicas, wanted + num_lost))
     return Terms(
         num_ready=len(observed.ready),
         num_starting=len(observed.starting),
-        desired=max(config.min_replicas, min(config.max_replicas, wanted + num_lost)),
+        desired=desired,
         work=demand.mean_work(_WORK_WINDOW_S),
         need=need,
         growth=growth,
+        forecast_error=demand.forecast_error(need, cold_start_s),
         backlog=backlog,
         queue_s=situation.backlog.queued / max(1, len(observed.ready)),
         drained_s=drained_s,
@@ -168,6 +175,8 @@ def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
         held_idle_s=holds.idle_of(held),
         held_for_s=holds.hold_of(held, prior_s, cold_start_s),
         held_price=holds.price_of(held),
+        misses_with_one_less=demand.misses(max(0, desired - 1), situation.slack_s),
+        misses_with_one_more=demand.misses(desired + 1, situation.slack_s),
         num_lost=num_lost,
         num_unknown=observed.num_unknown,
         is_warming_up=is_warming_up,

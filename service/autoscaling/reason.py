@@ -30,9 +30,11 @@ class Terms:
     """Every number behind a decision. Work in replicas (replica-seconds per second), times in seconds.
 
     `work`: average of the last minute; `need`: replicas for it and its bursts; `growth`: more of it one cold start from
-    now; `backlog` and `held`: replicas that the queue, or the price of absence, ask for (0: none); `held_idle_s` and
-    `held_for_s`: how long the highest held level has not been needed, and how long it may be; `held_price`: of its
-    absence, in replica-seconds, nan while unknown.
+    now; `forecast_error`: the need less what was forecast for now one cold start ago (nan: nothing was); `backlog` and
+    `held`: replicas that the queue, or the price of absence, ask for (0: none); `held_idle_s` and `held_for_s`: how
+    long the highest held level has not been needed, and how long it may be; `held_price`: of its absence, in
+    replica-seconds, nan while unknown; `misses_with_one_less` (`more`): requests of the last minute that a fleet of one
+    replica less (more) than desired would have served late, to be weighed against 60 replica-seconds.
     """
 
     num_ready: int
@@ -41,6 +43,7 @@ class Terms:
     work: float
     need: float
     growth: float
+    forecast_error: float
     backlog: int
     queue_s: float
     drained_s: float
@@ -48,6 +51,8 @@ class Terms:
     held_idle_s: float
     held_for_s: float
     held_price: float
+    misses_with_one_less: float
+    misses_with_one_more: float
     num_lost: int
     num_unknown: int
     is_warming_up: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,35 @@ def test_a_level_without_a_price_is_held_for_the_prior() -> None:
     holds = run(Holds.fresh(6, num_present=4, start_s=10.0), 0.5, 100)
     assert holds.num_held(500.0, 10.0) == 4
     assert holds.num_held(50.0, 10.0) == 1
+
+
+def test_levels_below_are_paid_by_those_above() -> None:
+    """The fourth level may stay for long, but not at the expense of two below it that nobody would hold."""
+    holds = run(Holds.fresh(6), 1.0, 100)
+    idle_s = np.array([0.0, 90.0, 90.0, 90.0, 1e9, 1e9])
+
+    def num_held(*hold_s: float) -> int:
+        books = replace(holds, idle_s=idle_s, price=np.ones(6), hold_s=np.array([*hold_s, 0.0, 0.0]))
+        return books.num_held(0.0, 10.0)
+
+    assert num_held(10.0, 10.0, 10.0, 300.0) == 4
+    assert num_held(10.0, 10.0, 10.0, 100.0) == 1
+    assert num_held(10.0, 100.0, 10.0, 100.0) == 2
+
+
+def test_where_the_late_are_refused_only_the_excess_is_missed() -> None:
+    """A burst of twice the fleet costs half of its requests, and not all of those behind the queue."""
+    prices = replace(PRICES, refuses_late=True)
+    spells = [Spell(need, need, 10.0, 1.0) for need in (0.5,) * 100 + (2.0,) * 9 + (0.5,) * 20]
+    refusing = queueing = Holds.fresh(2)
+    for spell in spells:
+        refusing, queueing = refusing.observe(spell, prices), queueing.observe(spell, PRICES)
+    assert refusing.price_of(2) - 10.0 == pytest.approx(30.0 * 0.5 * 10.0 * 7, rel=0.1)
+    assert queueing.price_of(2) > refusing.price_of(2)
+
+
+def test_fleets_that_were_not_are_judged_by_the_last_minute() -> None:
+    """Two replicas serve two replicas of work in time; one of them misses most of it."""
+    demand = Demand(np.full(180, 2.0), np.full(180, 5.0), np.full(180, np.nan))
+    assert demand.misses(2, 2.0) == 0.0
+    assert 250.0 < demand.misses(1, 2.0) <= 300.0

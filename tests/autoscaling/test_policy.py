@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -75,6 +76,7 @@ def test_more_load_never_means_fewer_replicas(
             num_requests=count,
             num_prompt_tokens=1000 * count,
             num_running=num_running,
+            num_waiting=num_queued > 0,
             num_prefill_left=num_queued,
         )
         replicas = [ready(i, report) for i in range(4)]
@@ -178,6 +180,40 @@ def test_what_it_costs_to_decide_is_said_in_words() -> None:
     assert decision.terms["desired"] == decision.desired > 2
     assert decision.terms["need"] > 2.0
     assert decision.terms["requests_per_s"] == pytest.approx(12.0, rel=0.2)
+
+
+def test_a_long_prompt_delays_nobody_where_nothing_waits() -> None:
+    """The same prompt tokens left are a backlog only where a request stands behind them."""
+    memory = watched(6.0, 200, 3).memory
+
+    def backlog(num_waiting: int) -> float:
+        report = stats(
+            201.0, num_requests=402, num_prompt_tokens=402_000, num_waiting=num_waiting, num_prefill_left=90_000
+        )
+        return decide(snapshot(201.0, *(ready(i, report) for i in range(3))), CONFIG, memory).terms["backlog"]
+
+    assert backlog(0) == 0
+    assert backlog(1) > 3
+
+
+def test_every_decision_knows_its_neighbours() -> None:
+    """One replica less would have been late in a minute of full load, one more would not have been."""
+    steady = watched(12.0, 200, 6)
+    assert steady.terms["misses_with_one_more"] == 0.0
+    crowded = replace(CONFIG, max_replicas=3)
+    bound = watched(12.0, 200, 3, crowded).terms
+    assert bound["misses_with_one_less"] > bound["misses_with_one_more"] >= 0.0
+
+
+def test_the_forecast_is_held_against_what_came() -> None:
+    """Nothing to compare at first; near zero under steady load; what a step brought is an error of its size."""
+    assert math.isnan(watched(6.0, 5, 3).terms["forecast_error"])
+    before = watched(6.0, 200, 3)
+    assert before.terms["forecast_error"] == pytest.approx(0.0, abs=0.2)
+    report = stats(201.0, num_requests=440, num_prompt_tokens=440_000)
+    after = decide(snapshot(201.0, *(ready(i, report) for i in range(3))), CONFIG, before.memory)
+    assert after.terms["forecast_error"] == pytest.approx(after.terms["need"] - before.terms["need"], abs=0.2)
+    assert after.terms["forecast_error"] > 1.0
 
 
 def test_a_level_that_returns_is_kept_and_one_that_does_not_is_let_go() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ from service.autoscaling.signals import (
     Snapshot,
 )
 from service.autoscaling.simulator.faults import Faults
+from service.autoscaling.simulator.outcome import Outcome, Sample
 from service.autoscaling.simulator.replica import SimulatedReplica
 from service.autoscaling.simulator.sequence import SimulatedSequence, meets
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
@@ -38,7 +40,7 @@ _NUM_START_TIMES = 16
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetConfig:
     """The fleet that a policy steers. The defaults are the engine of the published tables: 25 ms a step + 0.5 ms a
-    sequence + 0.1 ms a prompt token."""
+    sequence + 0.1 ms a prompt token. What has waited for `max_wait_s` without being begun is turned away."""
 
     cost: StepCost = _COST
     limits: EngineLimits = field(default_factory=EngineLimits)
@@ -47,6 +49,7 @@ class FleetConfig:
     cold_start_jitter: float = 0.15  # of the cold start, either way, uniform
     initial_replicas: int = 1
     max_ongoing_requests: int = 64
+    max_wait_s: float = inf
     seed: int = 0
 
 
@@ -78,27 +81,6 @@ class FleetReplica:
     last_stats: ReplicaStats | None = None
 
 
-class Sample(NamedTuple):
-    """The fleet at the end of one second, for plots and costs."""
-
-    at: float
-    num_replicas: int  # all that are paid for: starting, ready and draining
-    num_ready: int
-    desired: int
-    num_ongoing: int  # held, waiting and running requests
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Everything that happened: what reports are computed from. `num_cut` streams broke after their first token."""
-
-    workload: Workload
-    finished: list[SimulatedSequence] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    num_cut: int = 0
-    num_refused: int = 0
-
-
 class Fleet:
     """One run of one workload under one controller."""
 
@@ -111,6 +93,7 @@ class Fleet:
         self._held: deque[SimulatedSequence] = deque()
         self._num_held_prompt_tokens = 0
         self._num_started = 0
+        self._turned_away: list[SimulatedRequest] = []  # since the last second
         self._start_times: deque[float] = deque(maxlen=_NUM_START_TIMES)
         self._desired = config.initial_replicas
         self._looked_at = 0.0  # when the router last looked for room
@@ -142,6 +125,8 @@ class Fleet:
         self._dispatch_held(at)
         finished = self._collect(at)
         outcome.finished += finished
+        outcome.turned_away += self._turned_away
+        self._turned_away = []
         for index in self._faults.crashes_at(at):
             self._crash(index, at, outcome)
         view = FleetView(self._snapshot(at), finished)
@@ -173,11 +158,16 @@ class Fleet:
 
     def _dispatch(self, at: float) -> None:
         while self._held:
-            replica = self._least_work(self._held[0].request, at)
-            if replica is None:
+            request = self._held[0].request
+            is_late = at - request.arrival_at > self._config.max_wait_s
+            replica = None if is_late else self._least_work(request, at)
+            if replica is None and not is_late:
                 return
             sequence = self._held.popleft()
-            self._num_held_prompt_tokens -= sequence.request.num_prompt_tokens
+            self._num_held_prompt_tokens -= request.num_prompt_tokens
+            if replica is None:
+                self._turned_away.append(request)
+                continue
             replica.engine.run_until(at)
             replica.engine.add(sequence, at)
 
@@ -200,8 +190,8 @@ class Fleet:
     # scaling
 
     def _start(self, at: float, start_s: float) -> None:
-        ready_at = at + (float("inf") if self._faults.is_stuck(self._num_started) else start_s)
-        engine = SimulatedReplica(self._config.cost, self._config.limits, max(0.0, ready_at))
+        ready_at = at + (inf if self._faults.is_stuck(self._num_started) else start_s)
+        engine = SimulatedReplica(self._config.cost, self._config.limits, max(0.0, ready_at), self._config.max_wait_s)
         self._replicas.append(FleetReplica(f"replica-{self._num_started}", at, ready_at, engine))
         self._num_started += 1
 
@@ -248,6 +238,8 @@ class Fleet:
                 replica.num_slo_misses += sum(not meets(s, slo, cost, limits) for s in finished)
                 collected += finished
                 engine.totals.finished = []
+            self._turned_away += engine.totals.turned_away
+            engine.totals.turned_away = []
         return collected
 
     def _snapshot(self, at: float) -> Snapshot:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from service.autoscaling.simulator.fleet import Outcome, Sample
 from service.autoscaling.simulator.measures import Summary
+from service.autoscaling.simulator.outcome import Outcome, Sample
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 900, 180, 46, 22
 _MAX_POINTS = 900

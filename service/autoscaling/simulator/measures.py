@@ -8,14 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from service.autoscaling.simulator.fleet import FleetConfig, Outcome
+from service.autoscaling.simulator.fleet import FleetConfig
+from service.autoscaling.simulator.outcome import Outcome
 from service.autoscaling.simulator.sequence import SimulatedSequence, meets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """`replica_seconds` counts replicas that start, serve or drain; `cost` adds `replica_s_per_miss` for each request
-    missed: too late, too slow, or cut. `ttft_*` are of all requests, their own prefill included."""
+    missed: too late, too slow, cut, or turned away. `ttft_*` are of all that were served, their own prefill
+    included."""
 
     slo_attainment: float
     replica_seconds: float
@@ -27,6 +29,7 @@ class Summary:
     num_missed: int
     num_cut: int
     num_refused: int
+    num_turned_away: int
 
 
 def summarise(outcome: Outcome, config: FleetConfig, replica_s_per_miss: float, warmup_s: float = 180.0) -> Summary:
@@ -35,8 +38,11 @@ def summarise(outcome: Outcome, config: FleetConfig, replica_s_per_miss: float, 
     start_s = warmup_s if end_s > 2 * warmup_s else 0.0
     counted = [s for s in outcome.finished if s.request.arrival_at >= start_s]
     samples = [s for s in outcome.samples if start_s < s.at <= end_s]
-    num_missed = outcome.num_cut + sum(not meets(s, config.slo, config.cost, config.limits) for s in counted)
-    num_requests = len(counted) + outcome.num_cut
+    num_turned_away = sum(request.arrival_at >= start_s for request in outcome.turned_away)
+    num_missed = (
+        outcome.num_cut + num_turned_away + sum(not meets(s, config.slo, config.cost, config.limits) for s in counted)
+    )
+    num_requests = len(counted) + outcome.num_cut + num_turned_away
     replica_seconds = float(sum(s.num_replicas for s in samples))
     p50, p99 = np.percentile(list(_ttfts(counted)) or [0.0], [50, 99])
     return Summary(
@@ -50,6 +56,7 @@ def summarise(outcome: Outcome, config: FleetConfig, replica_s_per_miss: float, 
         num_missed=num_missed,
         num_cut=outcome.num_cut,
         num_refused=outcome.num_refused,
+        num_turned_away=num_turned_away,
     )
 
 

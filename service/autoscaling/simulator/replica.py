@@ -16,47 +16,26 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 
-from service.autoscaling.signals import EngineLimits, StepTotals
+from service.autoscaling.signals import EngineLimits
 from service.autoscaling.simulator.sequence import SimulatedSequence
+from service.autoscaling.simulator.totals import ReplicaTotals
 from service.autoscaling.simulator.workload import PREFIX_BLOCK_TOKENS, SimulatedRequest
 from service.engine.synthetic import StepCost
 
 
-@dataclass(slots=True)
-class ReplicaTotals:
-    """Counters since the start of the replica, as it would report them."""
-
-    num_requests: int = 0
-    num_prompt_tokens: int = 0
-    num_hit_tokens: int = 0
-    num_steps: int = 0
-    num_sequences: int = 0
-    num_prefill_tokens: int = 0
-    num_context_tokens: int = 0
-    busy_s: float = 0.0
-    num_preemptions: int = 0
-    finished: list[SimulatedSequence] = field(default_factory=list)  # since they were last taken
-
-    def steps(self) -> StepTotals:
-        return StepTotals(
-            num_steps=self.num_steps,
-            num_sequences=self.num_sequences,
-            num_prefill_tokens=self.num_prefill_tokens,
-            num_context_tokens=self.num_context_tokens,
-            duration_s=self.busy_s,
-        )
-
-
 class SimulatedReplica:
-    """Owns its sequences. `now` is the end of its last step: where the next one starts, if there is work."""
+    """Owns its sequences. `now` is the end of its last step: where the next one starts, if there is work.
 
-    def __init__(self, cost: StepCost, limits: EngineLimits, now: float) -> None:
+    What has waited for more than `max_wait_s` without being begun is turned away.
+    """
+
+    def __init__(self, cost: StepCost, limits: EngineLimits, now: float, max_wait_s: float = math.inf) -> None:
         self.now = now
         self.totals = ReplicaTotals()
         self._cost = cost
         self._limits = limits
+        self._max_wait_s = max_wait_s
         self._num_blocks = limits.kv_tokens // limits.block_size
         self._step = 0
         self._waiting: deque[SimulatedSequence] = deque()
@@ -118,12 +97,24 @@ class SimulatedReplica:
 
     def run_until(self, at: float) -> None:
         """Run every step that starts before `at`."""
-        while self.now < at and (self._running or self._waiting):
+        while self.now < at:
+            self._turn_away()
+            if not self._running and not self._waiting:
+                return
             num_steps = self._num_steady_steps()
             if num_steps > 0:
                 self._decode_steps(at, num_steps)
             else:
                 self._single_step()
+
+    def _turn_away(self) -> None:
+        """Refuse what has waited too long. What was begun and preempted stays."""
+        while self._waiting:
+            oldest = self._waiting[0]
+            if oldest.first_token_at is not None or self.now - oldest.request.arrival_at <= self._max_wait_s:
+                return
+            self._num_prefill_left -= self._waiting.popleft().num_uncomputed
+            self.totals.turned_away.append(oldest.request)
 
     def _num_steady_steps(self) -> int:
         """Steps in which the same sequences decode and nothing else can happen."""

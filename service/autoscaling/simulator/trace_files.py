@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from random import Random
 
+from service.autoscaling.ledger import LONGEST_PAUSE_S
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
 from service.errors import ConfigError
 
@@ -41,17 +42,22 @@ def read_trace(path: Path) -> Workload:
 
 
 def _decisions(lines: list[str]) -> Iterator[SimulatedRequest]:
-    """The demand that a decision log saw: the requests of each second, evenly spread, of the mean lengths of then."""
-    owed = 0.0
+    """The demand that a decision log saw: the requests since the decision before, evenly spread, of the mean lengths of
+    then. A decision without terms was not the law's and saw none."""
+    owed, before = 0.0, None
     for line in lines:
         row = json.loads(line)
         terms = row["terms"]
-        owed += terms["requests_per_s"]
+        if not terms:
+            continue
+        elapsed_s = 1.0 if before is None else min(LONGEST_PAUSE_S, max(0.0, row["at"] - before))
+        before = row["at"]
+        owed += terms["requests_per_s"] * elapsed_s
         number = int(owed)
         owed -= number
         for i in range(number):
             yield SimulatedRequest(
-                row["at"] + i / number,
+                row["at"] - elapsed_s * (1.0 - i / number),
                 round(terms["prompt_tokens_per_request"]),
                 round(terms["output_tokens_per_request"]),
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +14,11 @@ from service.autoscaling.config import AutoscalingConfig
 from service.autoscaling.signals import ReplicaState
 from service.autoscaling.simulator.baselines import Static
 from service.autoscaling.simulator.faults import Faults
-from service.autoscaling.simulator.fleet import Fleet, FleetConfig, FleetView, Outcome
+from service.autoscaling.simulator.fleet import Fleet, FleetConfig, FleetView
 from service.autoscaling.simulator.headcount import Headcount
 from service.autoscaling.simulator.made_traces import Shape, make
 from service.autoscaling.simulator.measures import summarise
+from service.autoscaling.simulator.outcome import Outcome
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
 
 
@@ -147,3 +150,24 @@ def test_a_controller_that_restarts_under_load_goes_on() -> None:
     steady = Fleet(CONFIG, Headcount(AutoscalingConfig())).run(workload)
     restarted = Fleet(CONFIG, Headcount(AutoscalingConfig(), restarts=(70.0, 130.0))).run(workload)
     assert restarted.samples == steady.samples
+
+
+def test_what_waits_too_long_is_turned_away_and_the_rest_is_in_time() -> None:
+    """Four times too much for one replica: without the rule nearly all miss, with it the excess does."""
+    crowd = make("crowd", Shape(duration_s=200, rate=lambda _: 12.0))
+    fleets = [replace(CONFIG, initial_replicas=1, max_wait_s=max_wait_s) for max_wait_s in (math.inf, 1.5)]
+    queueing, refusing = (Fleet(fleet, Scripted(lambda _: 1)).run(crowd) for fleet in fleets)
+    assert len(refusing.finished) + len(refusing.turned_away) == len(crowd.requests)
+    assert not queueing.turned_away
+    late, excess = (summarise(outcome, CONFIG, 30.0, 0.0) for outcome in (queueing, refusing))
+    assert excess.num_turned_away == len(refusing.turned_away)
+    assert excess.num_missed < 0.8 * late.num_missed
+    assert excess.num_missed - excess.num_turned_away < 0.1 * len(refusing.finished)
+
+
+def test_the_held_are_turned_away_too() -> None:
+    """No replica until the sixtieth second: who came before the fifty-eighth is not there any more."""
+    fleet = replace(CONFIG, initial_replicas=0, max_wait_s=1.5)
+    outcome = Fleet(fleet, Scripted(lambda second: 4 if second >= 55 else 0)).run(STEADY)
+    assert len(outcome.finished) + len(outcome.turned_away) == len(STEADY.requests)
+    assert min(s.request.arrival_at for s in outcome.finished) > 57.0

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from service.autoscaling.command import simulate
+from service.autoscaling.record import DecisionLog, DecisionRecord
 from service.autoscaling.simulator.made_traces import SHAPES, made_trace
 from service.autoscaling.simulator.trace_files import read_trace
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
@@ -67,6 +71,32 @@ def test_our_own_decisions_can_be_played_again(tmp_path: Path) -> None:
     assert len(requests) == 25
     assert {r[1:3] for r in requests} == {(100, 20)}
     assert requests[-1].arrival_at < 10.0
+
+
+def test_the_log_of_a_service_is_played_with_other_bounds(tmp_path: Path) -> None:
+    """What `DecisionLog` wrote comes back: decisions of every second and a half, and those that Serve made itself."""
+    log = DecisionLog(tmp_path)
+    terms = {"requests_per_s": 4.0, "prompt_tokens_per_request": 100.0, "output_tokens_per_request": 20.0}
+    for number in range(101):
+        is_ours = number > 0
+        record = DecisionRecord(
+            number=number,
+            at=7000.0 + 1.5 * number,
+            current=1,
+            desired=1,
+            reason="1 stay.",
+            terms={**terms, "held_price": math.nan} if is_ours else {},
+            source="brain" if is_ours else "serve",
+        )
+        log.append(record, None)
+    log.close()
+    assert len(read_trace(tmp_path / "decisions.jsonl").requests) == pytest.approx(600, abs=5)
+    arguments = ["--trace", str(tmp_path / "decisions.jsonl"), "--policy", "headcount", "--json"]
+    for low, high in ((2, 3), (5, 6)):
+        bounds = ["--min-replicas", str(low), "--max-replicas", str(high)]
+        result = CliRunner().invoke(simulate, arguments + bounds)
+        summary = json.loads(result.stdout)["policies"]["headcount"]
+        assert low * 148 <= summary["replica_seconds"] <= high * 150
 
 
 @pytest.mark.parametrize(
