@@ -17,6 +17,7 @@ from service.engine.core import EngineConfig, EngineCore
 from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import StepCost, SyntheticRunner
+from service.model.description import read_config
 from service.model.hub import Progress, resolve_model
 from service.text.byte_level import byte_level_parts
 from service.text.tokenizer import Tokenizer, load_tokenizer
@@ -51,7 +52,7 @@ def load_engine(
         runner = SyntheticRunner(
             cost=step_cost,
             block_size=settings.block_size,
-            max_model_len=settings.max_model_len or SYNTHETIC_MODEL_LEN,
+            max_model_len=context_length(settings),
             vocab_size=tokenizer.vocab_size,
         )
     else:
@@ -69,6 +70,15 @@ def load_engine(
     )
     core = EngineCore(runner, config, clock)
     return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost, attention)
+
+
+def context_length(settings: Settings) -> int:
+    """Most tokens of a sequence, as far as settings and the model's description tell; the model must be there."""
+    if settings.max_model_len is not None:
+        return settings.max_model_len
+    if settings.runner == "synthetic":
+        return SYNTHETIC_MODEL_LEN
+    return read_config(resolve_model(settings.model, settings.cache_path)).max_position
 
 
 def load_tokenizer_of(settings: Settings, progress: Progress | None = None) -> Tokenizer:

@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import attention, chat, completions, dialects
+from service.api import attention, chat, completions, dialects, tokenize
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
@@ -39,13 +39,20 @@ def create_app(state: ApiState) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     app.include_router(_generation_routes(state))
     app.include_router(dialects.dialect_routes(state))
+    app.include_router(tokenize.tokenize_routes(state))
     app.include_router(attention.attention_routes(state))
     app.include_router(model_routes(state))
     app.include_router(operation_routes(state))
     if state.fleet is not None:
         app.include_router(fleet_routes(state.fleet))
         app.include_router(page_routes())
-    models = (chat.ChatRequest, completions.CompletionRequest, *dialects.MODELS, attention.AttentionFields)
+    models = (
+        chat.ChatRequest,
+        completions.CompletionRequest,
+        *dialects.MODELS,
+        *tokenize.MODELS,
+        attention.AttentionFields,
+    )
     app.openapi = openapi_of(app, models)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     if state.cors_origins:
         app.add_middleware(

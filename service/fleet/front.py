@@ -1,4 +1,4 @@
-"""What answers while no replica may be there: health, metrics, documentation, and the view of the fleet.
+"""What answers while no replica may be there: health, metrics, documentation, tokens of texts, the view of the fleet.
 
 One light process without a model. Nothing that is asked here wakes a fleet of zero.
 """
@@ -25,7 +25,7 @@ from service import __version__
 from service.api.app import create_app
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
-from service.assembly import load_tokenizer_of
+from service.assembly import context_length, load_tokenizer_of
 from service.backend import Health, TokenStream
 from service.config import Settings, load_settings
 from service.errors import UnavailableError
@@ -52,10 +52,11 @@ class Front:
         configure_logging(settings.log_format, stream=sys.__stderr__)
         self._settings = settings
         self._directory = directory
+        tokenizer = load_tokenizer_of(settings)  # fetches the model if need be
         self._backend = FleetBackend(settings)
         self._state = ApiState(
             backend=self._backend,
-            tokenizer=load_tokenizer_of(settings),
+            tokenizer=tokenizer,
             model_id=settings.model_id,
             version=__version__,
             created_at=int(time.time()),
@@ -91,7 +92,8 @@ class FleetBackend:
         self._states: Mapping[str, int] = {}
         self._reason = "The fleet is starting."
         self._is_draining = False
-        self.max_model_len = self.vocab_size = 0
+        self.max_model_len = context_length(settings)
+        self.vocab_size = 0
         threading.Thread(target=self._watch, name="fleet-watch", daemon=True).start()
 
     @property

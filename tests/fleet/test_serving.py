@@ -209,7 +209,11 @@ def test_documentation_and_operation_routes(server: ServerProcess) -> None:
             assert client.get(path).status_code == 200, path
         assert client.get("/health/live").json()["status"] == "ok"
         assert client.get("/health/ready").json()["status"] == "ok"
+        tokenised = client.post("/tokenize", json={"prompt": "abc"}).json()
+        rendered = client.post("/v1/chat/completions/render", json={"messages": [{"role": "user", "content": "hi"}]})
         missing = client.post("/v1/nothing", json={})
+    assert (len(tokenised["tokens"]), tokenised["max_model_len"]) == (tokenised["count"], 8192)
+    assert rendered.json()["token_ids"]
     assert missing.status_code == 404
     assert missing.json()["error"]["message"].startswith("Invalid URL (POST /v1/nothing)")
     assert len(missing.headers.get_list("x-request-id")) == 1
