@@ -147,8 +147,9 @@ def _delete(delete: Callable[[str], None], applications: tuple[str, ...], deadli
     more time than the others."""
 
     def delete_all() -> None:
-        for name in applications:
-            delete(name)
+        with suppress(Exception):  # when time is up, Ray goes while Serve still waits
+            for name in applications:
+                delete(name)
 
     thread = threading.Thread(target=delete_all, daemon=True)
     thread.start()

@@ -167,27 +167,6 @@ def test_metrics_of_both_replicas_add_up_and_survive_one(server: ServerProcess, 
     )
 
 
-def test_a_request_whose_replica_dies_before_it_answers_is_answered_by_another(
-    server: ServerProcess, client: openai.OpenAI
-) -> None:
-    """Two requests, one on each replica, neither with an answer yet: both are answered after one replica is killed."""
-    eventually(lambda: len(replicas_of(server)) == 2)
-
-    def generate() -> int:
-        answer = client.with_options(max_retries=0).completions.create(
-            model=MODEL, prompt="One two three", max_tokens=200, extra_body={"ignore_eos": True}
-        )
-        assert answer.usage is not None
-        return answer.usage.completion_tokens
-
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(generate) for _ in range(2)]
-        eventually(lambda: metric(server, "vllm:num_requests_running") == 2)
-        os.kill(replicas_of(server)[0], signal.SIGKILL)
-        assert [answer.result() for answer in answers] == [200, 200]
-    eventually(lambda: len(replicas_of(server)) == 2)
-
-
 def test_request_lines_are_json_without_prompts(server: ServerProcess, client: openai.OpenAI) -> None:
     """Each finished request is one JSON line with its id and counts, and nothing of what was said."""
     answer = client.completions.with_raw_response.create(model=MODEL, prompt="zebra crossing", max_tokens=3)
