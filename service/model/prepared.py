@@ -5,7 +5,7 @@ after.
 
 Replicas of a node map the same file, so its pages are in memory once (clean pages of the page cache). The key covers
 all that the content depends on: the source files (name, size, modification time in whole seconds, which is what image
-layers and archives keep), the dtype and LAYOUT_VERSION.
+layers and archives keep, and samples of what is in them), the dtype and LAYOUT_VERSION.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from service.model.weights import Checkpoint, weight_dtype
 
 LAYOUT_VERSION = 1  # raise it when names, fusing or order of `weights.Checkpoint.weights` change
 WEIGHTS = "weights.safetensors"
+NUM_SAMPLES, SAMPLE_BYTES = 32, 4096
 ALIGNMENT = 64  # bytes: a cache line
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -50,8 +51,20 @@ def map_weights(directory: Path) -> dict[str, Tensor]:
 
 def _key(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
     identity = [LAYOUT_VERSION, str(dtype), repr(checkpoint.config)]
-    identity += [(file.name, (stat := file.stat()).st_size, int(stat.st_mtime)) for file in checkpoint.files]
+    for file in checkpoint.files:
+        stat = file.stat()
+        identity += [file.name, stat.st_size, int(stat.st_mtime), _samples(file, stat.st_size)]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+
+
+def _samples(file: Path, size: int) -> str:
+    """A digest of pieces all over the file: two models of one size may be written within one second."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        for index in range(NUM_SAMPLES):
+            opened.seek(index * max(0, size - SAMPLE_BYTES) // (NUM_SAMPLES - 1))
+            digest.update(opened.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _write(path: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
