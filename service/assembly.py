@@ -12,8 +12,10 @@ from functools import partial
 
 from service.attention import AttentionSource
 from service.config import Settings
+from service.embedding import EmbeddingSource
 from service.engine.attention import EngineAttention
 from service.engine.core import EngineConfig, EngineCore
+from service.engine.embedding import EngineEmbedding
 from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import StepCost, SyntheticRunner
@@ -29,7 +31,7 @@ SYNTHETIC_MODEL_LEN = 8192
 class Engine:
     """An engine with the tokenizer of its model and the name it is served under; `step_cost` is what to expect.
 
-    `attention` makes a source for the backend that is put around the engine; None without a model.
+    `attention` and `embedding` make a source for the backend that is put around the engine; None without a model.
     """
 
     core: EngineCore
@@ -39,6 +41,7 @@ class Engine:
     cache_dtype: str
     step_cost: StepCost
     attention: Callable[[EngineBackend], AttentionSource] | None = None
+    embedding: Callable[[EngineBackend], EmbeddingSource] | None = None
 
 
 def load_engine(
@@ -47,6 +50,7 @@ def load_engine(
     """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
     runner: Runner
     attention: Callable[[EngineBackend], AttentionSource] | None = None
+    embedding: Callable[[EngineBackend], EmbeddingSource] | None = None
     if settings.runner == "synthetic":
         tokenizer, cache_dtype, step_cost = load_tokenizer_of(settings), "none", settings.synthetic_cost
         runner = SyntheticRunner(
@@ -63,13 +67,14 @@ def load_engine(
         runner = model_runner.load_runner(settings, path, tokenizer.eos_token_ids)
         cache_dtype, step_cost = model_runner.cache_dtype(runner), model_runner.expected_step_cost(runner)
         attention = partial(EngineAttention, model_runner.attention_model(runner))
+        embedding = partial(EngineEmbedding, model_runner.embedding_model(runner))
     config = EngineConfig(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
     core = EngineCore(runner, config, clock)
-    return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost, attention)
+    return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost, attention, embedding)
 
 
 def context_length(settings: Settings) -> int:

@@ -14,6 +14,7 @@ from service.engine.runner import ModelRunner
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError, StartupError
 from service.model.attention_map import AttentionModel
+from service.model.embedding import EmbeddingModel, decoder_embedding
 from service.model.loader import load_model
 from service.model.memory import available_bytes
 from service.model.transformer import Transformer
@@ -43,6 +44,11 @@ def cache_dtype(runner: ModelRunner) -> str:
 def attention_model(runner: ModelRunner) -> AttentionModel:
     """Its model, as one that can be looked into."""
     return AttentionModel(runner.model)
+
+
+def embedding_model(runner: ModelRunner) -> EmbeddingModel:
+    """Its model, as one that makes vectors of texts."""
+    return decoder_embedding(runner.model, runner.max_model_len)
 
 
 def expected_step_cost(runner: ModelRunner) -> StepCost:

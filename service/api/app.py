@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import attention, chat, completions, dialects, tokenize
+from service.api import attention, chat, completions, dialects, embeddings, tokenize
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
@@ -39,6 +39,7 @@ def create_app(state: ApiState) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     app.include_router(_generation_routes(state))
     app.include_router(dialects.dialect_routes(state))
+    app.include_router(embeddings.embedding_routes(state))
     app.include_router(tokenize.tokenize_routes(state))
     app.include_router(attention.attention_routes(state))
     app.include_router(model_routes(state))
@@ -50,6 +51,7 @@ def create_app(state: ApiState) -> FastAPI:
         chat.ChatRequest,
         completions.CompletionRequest,
         *dialects.MODELS,
+        embeddings.EmbeddingFields,
         *tokenize.MODELS,
         attention.AttentionFields,
     )

@@ -38,7 +38,7 @@ EXAMPLE_ANSWER: dict[str, object] = {
 }
 
 
-def _kind_of_prompt(value: object) -> str | None:
+def kind_of_prompt(value: object) -> str | None:
     if isinstance(value, str):
         return "<text>"
     if not isinstance(value, list):
@@ -54,7 +54,7 @@ Prompt = Annotated[
     | Annotated[TokenIds, Tag("<tokens>")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True), Tag("<prompts>")],
     Discriminator(
-        _kind_of_prompt,
+        kind_of_prompt,
         custom_error_type="prompt",
         custom_error_message="expected a string, token ids or an array of either",
     ),

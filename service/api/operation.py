@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,14 @@ _UNAVAILABLE = errors(HTTPStatus.SERVICE_UNAVAILABLE)
 
 def model_routes(state: ApiState) -> APIRouter:
     router = APIRouter(prefix="/v1/models", tags=["models"])
-    model = {"id": state.model_id, "object": "model", "created": state.created_at, "owned_by": "headcount"}
+    model: dict[str, object] = {
+        "id": state.model_id,
+        "object": "model",
+        "created": state.created_at,
+        "owned_by": "headcount",
+    }
+    if state.embedding is not None:
+        model["embedding"] = asdict(state.embedding.shape)
 
     @router.get("")
     async def list_models() -> JSONResponse:

@@ -12,6 +12,7 @@ from starlette.types import Scope
 from service.api.logs import RequestRecord
 from service.attention import AttentionSource
 from service.backend import Backend, FleetView
+from service.embedding import EmbeddingSource
 from service.errors import UnknownModelError
 from service.metrics.recorder import Recorder
 from service.text.tokenizer import Tokenizer
@@ -38,7 +39,8 @@ class ApiState:
 
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
     ("*" for any). `tool_parser` names the format of tool calls. `fleet` is there where the whole fleet can be asked
-    about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into.
+    about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into;
+    `embedding` where it makes vectors of texts.
     `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
@@ -56,6 +58,7 @@ class ApiState:
     fleet: FleetView | None = None
     tracer: Tracer | None = None
     attention: AttentionSource | None = None
+    embedding: EmbeddingSource | None = None
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
 

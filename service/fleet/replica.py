@@ -63,6 +63,7 @@ class Replica:
             tool_parser=settings.tool_parser,
             tracer=self._tracer,
             attention=None if self._engine.attention is None else self._engine.attention(self._backend),
+            embedding=None if self._engine.embedding is None else self._engine.embedding(self._backend),
         )
         self._limits = _limits(self._engine)
         self._start_up_s = time.monotonic() - started_at

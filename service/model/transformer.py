@@ -197,7 +197,11 @@ class Transformer:
             if inputs.logits_rows.numel() == 0:
                 return residual.new_empty((0, self.config.vocab_size), dtype=torch.float32)
             residual, delta = (each.index_select(0, inputs.logits_rows) for each in (residual, delta))
-            return self._lm_head(self._final_norm(residual, delta)).float()
+            return self._lm_head(self.normed(residual, delta)).float()
+
+    def normed(self, residual: Tensor, delta: Tensor) -> Tensor:
+        """What the output layer sees of the last layer's result [T, hidden]."""
+        return self._final_norm(residual, delta)
 
     def layer_by_layer(self, inputs: ModelInputs, caches: Iterable[LayerCache]) -> Iterator[tuple[Tensor, Tensor]]:
         """After each layer: the residual, and the layer's output that is not yet added to it. Needs inference mode."""
