@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import attention, chat, completions, dialects, embeddings, tokenize
+from service.api import attention, chat, completions, dialects, embeddings, examples, tokenize
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
@@ -74,8 +74,8 @@ def _generation_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/chat/completions",
-        openapi_extra=request_body(chat.ChatRequest, {"model": model, **chat.EXAMPLE}),
-        responses=answers(chat.EXAMPLE_ANSWER, stream=True),
+        openapi_extra=request_body(chat.ChatRequest, {"model": model, **examples.CHAT}),
+        responses=answers(examples.CHAT_ANSWER, stream=True),
     )
     async def create_chat_completion() -> Response:
         """The assistant's next message in a conversation."""
@@ -83,8 +83,8 @@ def _generation_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/completions",
-        openapi_extra=request_body(completions.CompletionRequest, {"model": model, **completions.EXAMPLE}),
-        responses=answers(completions.EXAMPLE_ANSWER, stream=True),
+        openapi_extra=request_body(completions.CompletionRequest, {"model": model, **examples.COMPLETION}),
+        responses=answers(examples.COMPLETION_ANSWER, stream=True),
     )
     async def create_completion() -> Response:
         """The text that continues one or several prompts."""

@@ -20,29 +20,6 @@ from service.api.tools import ToolFields, ToolUse, tool_use
 from service.errors import InvalidRequestError
 from service.types import GenerateRequest, SamplingParams
 
-EXAMPLE: dict[str, object] = {"messages": [{"role": "user", "content": "What is attention?"}], "max_tokens": 64}
-EXAMPLE_ANSWER: dict[str, object] = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "created": 1764028800,
-    "model": "a-model",
-    "system_fingerprint": "headcount-1.0",
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "A way to look back.", "refusal": None},
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-    ],
-    "usage": {
-        "prompt_tokens": 12,
-        "completion_tokens": 6,
-        "total_tokens": 18,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    },
-}
-
 
 class ChatRequest(ToolFields):
     """A chat completion."""

@@ -21,23 +21,6 @@ from service.types import MAX_CHOICES, GenerateRequest, SamplingParams
 DEFAULT_MAX_TOKENS = 16
 
 
-EXAMPLE: dict[str, object] = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
-EXAMPLE_ANSWER: dict[str, object] = {
-    "id": "cmpl-1",
-    "object": "text_completion",
-    "created": 1764028800,
-    "model": "a-model",
-    "system_fingerprint": "headcount-1.0",
-    "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
-    "usage": {
-        "prompt_tokens": 5,
-        "completion_tokens": 3,
-        "total_tokens": 8,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    },
-}
-
-
 def kind_of_prompt(value: object) -> str | None:
     if isinstance(value, str):
         return "<text>"

@@ -6,7 +6,7 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
-from service.api import messages, responses
+from service.api import examples, messages, responses
 from service.api.openapi import answers, anthropic_answers, request_body
 from service.api.respond import GenerationResponse
 from service.api.state import ApiState
@@ -21,8 +21,8 @@ def dialect_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/responses",
-        openapi_extra=request_body(responses.ResponsesRequest, {"model": model, **responses.EXAMPLE}),
-        responses=answers(responses.EXAMPLE_ANSWER, stream=True),
+        openapi_extra=request_body(responses.ResponsesRequest, {"model": model, **examples.RESPONSE}),
+        responses=answers(examples.RESPONSE_ANSWER, stream=True),
     )
     async def create_response() -> Response:
         """The assistant's answer to some input, as OpenAI's Responses API has it. Nothing is stored."""
@@ -30,8 +30,8 @@ def dialect_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/messages",
-        openapi_extra=request_body(messages.MessagesRequest, {"model": model, **messages.EXAMPLE}),
-        responses=anthropic_answers(messages.EXAMPLE_ANSWER, stream=True),
+        openapi_extra=request_body(messages.MessagesRequest, {"model": model, **examples.MESSAGE}),
+        responses=anthropic_answers(examples.MESSAGE_ANSWER, stream=True),
     )
     async def create_message() -> Response:
         """The assistant's next message in a conversation, as Anthropic's API has it."""
@@ -39,7 +39,7 @@ def dialect_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/messages/count_tokens",
-        openapi_extra=request_body(messages.CountRequest, {"model": model, "messages": messages.EXAMPLE["messages"]}),
+        openapi_extra=request_body(messages.CountRequest, {"model": model, "messages": examples.MESSAGE["messages"]}),
         responses=anthropic_answers({"input_tokens": 12}),
     )
     async def count_message_tokens() -> Response:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from fastapi import APIRouter, Response
 from pydantic import Discriminator, Field, Tag
 
+from service.api import examples
 from service.api.body import parse_body
 from service.api.completions import TokenIds, kind_of_prompt
 from service.api.fields import Int, StrictModel, Unsupported
@@ -20,14 +21,6 @@ from service.api.state import ApiState
 from service.api.work import WorkResponse
 from service.embedding import MAX_INPUTS, EmbeddingRequest, EmbeddingSource, Pooling
 from service.errors import InvalidRequestError
-
-EXAMPLE: dict[str, object] = {"input": ["The cat sat", "A dog stood"]}
-EXAMPLE_ANSWER: dict[str, object] = {
-    "object": "list",
-    "data": [{"object": "embedding", "index": 0, "embedding": [0.6, -0.8]}],
-    "model": "a-model",
-    "usage": {"prompt_tokens": 3, "total_tokens": 3},
-}
 
 Input = Annotated[
     Annotated[str, Tag("<text>")]
@@ -65,8 +58,8 @@ def embedding_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/embeddings",
-        openapi_extra=request_body(EmbeddingFields, {"model": state.model_id, **EXAMPLE}),
-        responses=answers(EXAMPLE_ANSWER),
+        openapi_extra=request_body(EmbeddingFields, {"model": state.model_id, **examples.EMBEDDING}),
+        responses=answers(examples.EMBEDDING_ANSWER),
     )
     async def create_embeddings() -> Response:
         """Vectors of texts, by the model that is served: what an encoder is for. A model that generates text was not

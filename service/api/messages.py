@@ -22,22 +22,6 @@ from service.api.tools import MAX_TOOLS
 from service.api.translate import as_sent, only
 from service.errors import InvalidRequestError
 
-EXAMPLE: dict[str, object] = {"messages": [{"role": "user", "content": "What is attention?"}], "max_tokens": 64}
-EXAMPLE_ANSWER: dict[str, object] = {
-    "id": "msg_1",
-    "type": "message",
-    "role": "assistant",
-    "model": "a-model",
-    "content": [{"type": "text", "text": "A way to look back.", "citations": None}],
-    "stop_reason": "end_turn",
-    "stop_sequence": None,
-    "usage": {
-        "input_tokens": 12,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
-        "output_tokens": 6,
-    },
-}
 _NAMES = {
     "stop": "stop_sequences",
     "response_format.json_schema": "output_config.format",

@@ -20,30 +20,6 @@ from service.api.tools import MAX_TOOLS
 from service.api.translate import as_sent, only
 from service.errors import InvalidRequestError
 
-EXAMPLE: dict[str, object] = {"input": "What is attention?", "max_output_tokens": 64}
-EXAMPLE_ANSWER: dict[str, object] = {
-    "id": "resp_1",
-    "object": "response",
-    "created_at": 1764028800,
-    "status": "completed",
-    "model": "a-model",
-    "output": [
-        {
-            "id": "msg_1",
-            "type": "message",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "A way to look back.", "annotations": [], "logprobs": []}],
-        }
-    ],
-    "usage": {
-        "input_tokens": 12,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 6,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 18,
-    },
-}
 _NAMES = {
     "max_completion_tokens": "max_output_tokens",
     "messages": "input",

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
+from service.api import examples
 from service.api.body import parse_body, parse_object
-from service.api.chat import EXAMPLE, ChatRequest, prompt_of
+from service.api.chat import ChatRequest, prompt_of
 from service.api.conversation import Message
 from service.api.fields import Int, StrictModel, Unsupported
 from service.api.openapi import answers, request_body
@@ -92,7 +93,7 @@ def tokenize_routes(state: ApiState) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions/render",
-        openapi_extra=request_body(ChatRequest, {**head, **EXAMPLE}),
+        openapi_extra=request_body(ChatRequest, {**head, **examples.CHAT}),
         responses=answers({"model": "a-model", "prompt": "<|user|>What is attention?", "token_ids": [1, 1780]}),
     )
     async def render_chat() -> Response:

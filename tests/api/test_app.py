@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from service.api import chat, completions
+from service.api import chat, completions, examples
 from service.api.app import create_app
 from service.api.logs import RequestRecord
 from service.backend import Health
@@ -216,8 +216,9 @@ async def test_the_description_of_the_api() -> None:
 @pytest.mark.parametrize(
     ("path", "example", "expected"),
     [
-        ("/v1/chat/completions", chat.EXAMPLE, chat.EXAMPLE_ANSWER),
-        ("/v1/completions", completions.EXAMPLE, completions.EXAMPLE_ANSWER),
+        ("/v1/chat/completions", examples.CHAT, examples.CHAT_ANSWER),
+        ("/v1/completions", examples.COMPLETION, examples.COMPLETION_ANSWER),
+        ("/v1/messages", examples.MESSAGE, examples.MESSAGE_ANSWER),
     ],
 )
 async def test_the_examples_are_true(path: str, example: dict[str, object], expected: dict[str, object]) -> None:
