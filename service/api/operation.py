@@ -7,7 +7,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service.api.openapi import MODEL_ID_PARAMETER, errors
 from service.api.state import ApiState
@@ -67,7 +67,7 @@ def operation_routes(state: ApiState) -> APIRouter:
         """The version of this server."""
         return JSONResponse({"version": state.version})
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         body, content_type = await asyncio.to_thread(state.render_metrics)
