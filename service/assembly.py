@@ -16,10 +16,12 @@ from service.embedding import EmbeddingSource
 from service.engine.attention import EngineAttention
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.embedding import EngineEmbedding
+from service.engine.encoder_runner import EncoderRunner
 from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import StepCost, SyntheticRunner
-from service.model.description import read_config
+from service.model.description import context_length_of
+from service.model.encoder_config import is_encoder
 from service.model.hub import Progress, resolve_model
 from service.text.byte_level import byte_level_parts
 from service.text.tokenizer import Tokenizer, load_tokenizer
@@ -27,54 +29,77 @@ from service.text.tokenizer import Tokenizer, load_tokenizer
 SYNTHETIC_MODEL_LEN = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """An engine with the tokenizer of its model and the name it is served under; `step_cost` is what to expect.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What an engine runs; `step_cost` is what to expect.
 
-    `attention` and `embedding` make a source for the backend that is put around the engine; None without a model.
+    `attention` and `embedding` make a source for the backend that is put around the engine; None where the model has
+    none. A model that does not generate text may still embed it.
     """
 
-    core: EngineCore
     runner: Runner
-    tokenizer: Tokenizer
-    model_id: str
     cache_dtype: str
     step_cost: StepCost
     attention: Callable[[EngineBackend], AttentionSource] | None = None
     embedding: Callable[[EngineBackend], EmbeddingSource] | None = None
+    generates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine with its model, the tokenizer of the model and the name it is served under."""
+
+    core: EngineCore
+    model: Model
+    tokenizer: Tokenizer
+    model_id: str
 
 
 def load_engine(
     settings: Settings, *, clock: Callable[[], float] = time.monotonic, progress: Progress | None = None
 ) -> Engine:
     """Fetch what is missing, load the model and set up the engine. Raises ConfigError, StartupError or ModelError."""
-    runner: Runner
-    attention: Callable[[EngineBackend], AttentionSource] | None = None
-    embedding: Callable[[EngineBackend], EmbeddingSource] | None = None
-    if settings.runner == "synthetic":
-        tokenizer, cache_dtype, step_cost = load_tokenizer_of(settings), "none", settings.synthetic_cost
-        runner = SyntheticRunner(
-            cost=step_cost,
-            block_size=settings.block_size,
-            max_model_len=context_length(settings),
-            vocab_size=tokenizer.vocab_size,
-        )
-    else:
-        from service import model_runner  # noqa: PLC0415 - torch is slow to import
-
-        tokenizer = load_tokenizer_of(settings, progress)
-        path = resolve_model(settings.model, settings.cache_path)
-        runner = model_runner.load_runner(settings, path, tokenizer.eos_token_ids)
-        cache_dtype, step_cost = model_runner.cache_dtype(runner), model_runner.expected_step_cost(runner)
-        attention = partial(EngineAttention, model_runner.attention_model(runner))
-        embedding = partial(EngineEmbedding, model_runner.embedding_model(runner))
+    tokenizer = load_tokenizer_of(settings, progress)
+    model = _synthetic(settings, tokenizer) if settings.runner == "synthetic" else _real(settings, tokenizer)
     config = EngineConfig(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
-    core = EngineCore(runner, config, clock)
-    return Engine(core, runner, tokenizer, settings.model_id, cache_dtype, step_cost, attention, embedding)
+    return Engine(EngineCore(model.runner, config, clock), model, tokenizer, settings.model_id)
+
+
+def _synthetic(settings: Settings, tokenizer: Tokenizer) -> Model:
+    runner = SyntheticRunner(
+        cost=settings.synthetic_cost,
+        block_size=settings.block_size,
+        max_model_len=context_length(settings),
+        vocab_size=tokenizer.vocab_size,
+    )
+    return Model(runner=runner, cache_dtype="none", step_cost=settings.synthetic_cost)
+
+
+def _real(settings: Settings, tokenizer: Tokenizer) -> Model:
+    from service import model_runner  # noqa: PLC0415 - torch is slow to import
+
+    path = resolve_model(settings.model, settings.cache_path)
+    if is_encoder(path):
+        encoder, step_cost = model_runner.load_encoder_model(settings, path)
+        return Model(
+            runner=EncoderRunner(max_model_len=encoder.shape.max_tokens, vocab_size=encoder.shape.vocab_size),
+            cache_dtype="none",
+            step_cost=step_cost,
+            embedding=partial(EngineEmbedding, encoder),
+            generates=False,
+        )
+    runner = model_runner.load_runner(settings, path, tokenizer.eos_token_ids)
+    return Model(
+        runner=runner,
+        cache_dtype=model_runner.cache_dtype(runner),
+        step_cost=model_runner.expected_step_cost(runner),
+        attention=partial(EngineAttention, model_runner.attention_model(runner)),
+        embedding=partial(EngineEmbedding, model_runner.embedding_model(runner)),
+    )
 
 
 def context_length(settings: Settings) -> int:
@@ -83,7 +108,7 @@ def context_length(settings: Settings) -> int:
         return settings.max_model_len
     if settings.runner == "synthetic":
         return SYNTHETIC_MODEL_LEN
-    return read_config(resolve_model(settings.model, settings.cache_path)).max_position
+    return context_length_of(resolve_model(settings.model, settings.cache_path))
 
 
 def load_tokenizer_of(settings: Settings, progress: Progress | None = None) -> Tokenizer:

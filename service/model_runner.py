@@ -15,7 +15,9 @@ from service.engine.synthetic import StepCost
 from service.errors import ConfigError, StartupError
 from service.model.attention_map import AttentionModel
 from service.model.embedding import EmbeddingModel, decoder_embedding
-from service.model.loader import load_model
+from service.model.encoder import load_encoder
+from service.model.encoder_config import read_encoder_config
+from service.model.loader import DTYPES, load_model
 from service.model.memory import available_bytes
 from service.model.transformer import Transformer
 
@@ -32,7 +34,7 @@ CUDA_BYTES_PER_S, CUDA_FLOPS = 1e12, 1e14
 
 def load_runner(settings: Settings, path: Path, eos_token_ids: frozenset[int]) -> ModelRunner:
     """Load the model in `path`. Raises ConfigError, StartupError or ModelError."""
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas))
+    _set_threads(settings)
     return _runner(settings, _load_model(settings, path), eos_token_ids)
 
 
@@ -53,23 +55,46 @@ def embedding_model(runner: ModelRunner) -> EmbeddingModel:
 
 def expected_step_cost(runner: ModelRunner) -> StepCost:
     """What a step should cost before any has run: a guess from the size of the model, for the autoscaler's start."""
-    model = runner.model
-    num_weights = sum(linear.num_weights for linear in model.linears)
-    is_cpu = model.device.type == "cpu"
+    num_weights = sum(linear.num_weights for linear in runner.model.linears)
+    return _prior(num_weights, runner.model.dtype, runner.model.device)
+
+
+def load_encoder_model(settings: Settings, path: Path) -> tuple[EmbeddingModel, StepCost]:
+    """The encoder in `path`, and what it should cost. Raises ModelError."""
+    _set_threads(settings)
+    device = torch.device(_device(settings))
+    dtype = torch.float32 if settings.dtype == "auto" else DTYPES[settings.dtype]
+    config = read_encoder_config(path)
+    return load_encoder(path, dtype=dtype, device=device), _prior(config.num_weights, dtype, device)
+
+
+def _set_threads(settings: Settings) -> None:
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas))
+
+
+def _device(settings: Settings) -> str:
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _prior(num_weights: int, dtype: torch.dtype, device: torch.device) -> StepCost:
+    is_cpu = device.type == "cpu"
     return prior_of_model(
         num_parameters=num_weights,
-        weight_bytes=num_weights * model.dtype.itemsize,
+        weight_bytes=num_weights * dtype.itemsize,
         bytes_per_s=CPU_BYTES_PER_S if is_cpu else CUDA_BYTES_PER_S,
         flops_per_s=CPU_FLOPS if is_cpu else CUDA_FLOPS,
     )
 
 
 def _load_model(settings: Settings, path: Path) -> Transformer:
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_model(
-        path, dtype=settings.dtype, device=device, cache_dir=settings.cache_path, block_size=settings.block_size
+        path,
+        dtype=settings.dtype,
+        device=_device(settings),
+        cache_dir=settings.cache_path,
+        block_size=settings.block_size,
     )
 
 

@@ -48,6 +48,7 @@ class GenerationResponse(Response):
                 await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
 
     async def _answer(self, body: bytes, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
+        self._state.check_generates()
         # Parsing, templates and tokenizers take seconds for the largest bodies: the event loop has others to serve.
         job = await asyncio.to_thread(self._prepare, self._state, body, record.started_at)
         record.model = self._state.model_id

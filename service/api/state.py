@@ -13,7 +13,7 @@ from service.api.logs import RequestRecord
 from service.attention import AttentionSource
 from service.backend import Backend, FleetView
 from service.embedding import EmbeddingSource
-from service.errors import UnknownModelError
+from service.errors import InvalidRequestError, UnknownModelError
 from service.metrics.recorder import Recorder
 from service.text.tokenizer import Tokenizer
 from service.text.tool_format import ToolParser
@@ -40,7 +40,7 @@ class ApiState:
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
     ("*" for any). `tool_parser` names the format of tool calls. `fleet` is there where the whole fleet can be asked
     about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into;
-    `embedding` where it makes vectors of texts.
+    `embedding` where it makes vectors of texts. `generates` is false where that is all it does.
     `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
@@ -59,6 +59,7 @@ class ApiState:
     tracer: Tracer | None = None
     attention: AttentionSource | None = None
     embedding: EmbeddingSource | None = None
+    generates: bool = True
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time
 
@@ -72,4 +73,11 @@ class ApiState:
             raise UnknownModelError(
                 f"The model '{str(model)[:100]}' does not exist. The model served here is '{self.model_id}'.",
                 param="model",
+            )
+
+    def check_generates(self) -> None:
+        """Raise InvalidRequestError unless the model generates text."""
+        if not self.generates:
+            raise InvalidRequestError(
+                f"The model '{self.model_id}' gives embeddings, not text: use /v1/embeddings.", param="model"
             )

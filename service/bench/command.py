@@ -55,8 +55,9 @@ def bench(settings: Settings, against: tuple[str, ...], *, as_json: bool) -> Non
         raise ConfigError("bench measures the real model: the synthetic runner costs what it is told to.")
     settings = settings.model_copy(update={"prefix_caching": False})
     engine = load_engine(settings)
-    assert isinstance(engine.runner, ModelRunner)
-    model = engine.runner.model
+    if not isinstance(engine.model.runner, ModelRunner):
+        raise ConfigError("bench measures generation: this model only gives embeddings.")
+    model = engine.model.runner.model
     path = resolve_model(settings.model, settings.cache_path)
     contenders: dict[str, Contender] = {"headcount": Headcount(engine.core)}
     contenders |= {name: CONTENDERS[name](path, model.dtype) for name in against}
@@ -71,7 +72,7 @@ def bench(settings: Settings, against: tuple[str, ...], *, as_json: bool) -> Non
     report = _report(timings, work, measure_roof(model.dtype))
     report["setup"] = {
         "model": engine.model_id,
-        "dtype": engine.cache_dtype,
+        "dtype": engine.model.cache_dtype,
         "threads": torch.get_num_threads(),
         "prompt_tokens": PROMPT_TOKENS,
         "decode_steps": NUM_STEPS,

@@ -49,6 +49,7 @@ class Replica:
             observer=self._on_step,
         )
         self._backend.start()
+        model = self._engine.model
         self._state = ApiState(
             backend=self._backend,
             tokenizer=self._engine.tokenizer,
@@ -62,8 +63,9 @@ class Replica:
             cors_origins=settings.cors_origins,
             tool_parser=settings.tool_parser,
             tracer=self._tracer,
-            attention=None if self._engine.attention is None else self._engine.attention(self._backend),
-            embedding=None if self._engine.embedding is None else self._engine.embedding(self._backend),
+            attention=None if model.attention is None else model.attention(self._backend),
+            embedding=None if model.embedding is None else model.embedding(self._backend),
+            generates=model.generates,
         )
         self._limits = _limits(self._engine)
         self._start_up_s = time.monotonic() - started_at
@@ -76,7 +78,7 @@ class Replica:
         report = Report(
             stats=self._collector.read(time.time()),
             limits=self._limits,
-            cost_prior=self._engine.step_cost,
+            cost_prior=self._engine.model.step_cost,
             start_up_s=self._start_up_s,
             is_draining=not self._backend.health().ready,
         )
@@ -120,16 +122,16 @@ def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
     return ReplicaInfo(
         model_name=engine.model_id,
         max_model_len=engine.core.max_model_len,
-        num_blocks=engine.runner.num_blocks,
-        block_size=engine.runner.block_size,
-        cache_dtype=engine.cache_dtype,
+        num_blocks=engine.model.runner.num_blocks,
+        block_size=engine.model.runner.block_size,
+        cache_dtype=engine.model.cache_dtype,
         prefix_caching=settings.prefix_caching,
         slo=slo_of(settings),
     )
 
 
 def _limits(engine: Engine) -> EngineLimits:
-    config, runner = engine.core.config, engine.runner
+    config, runner = engine.core.config, engine.model.runner
     return EngineLimits(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,

@@ -1,8 +1,10 @@
 """What each token id stands for: its bytes in a text, and whether it is special.
 
-Two families of vocabulary exist and both spell bytes as characters: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2)
-maps the 256 bytes one to one to printable characters; SentencePiece (Llama 2, Mistral) writes a space as U+2581 and,
-where it falls back to single bytes, a byte as <0xE4>. Which one holds is read from the tokenizer's own decoder.
+Two families of vocabulary can spell any text, and both spell bytes as characters: byte-level BPE (GPT-2, Llama 3, Qwen,
+SmolLM2) maps the 256 bytes one to one to printable characters; SentencePiece (Llama 2, Mistral) writes a space as
+U+2581 and, where it falls back to single bytes, a byte as <0xE4>. A third, WordPiece (BERT), only reads: words come
+back with a space before each, and the parts that go on with one, ##so, without. Which one holds is read from the
+tokenizer's own decoder.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tokenizers import Tokenizer as Backend
 
@@ -46,7 +49,7 @@ class Vocabulary:
 
 
 def read_vocabulary(backend: Backend) -> Vocabulary:
-    """The vocabulary behind `backend`. Raises UnsupportedModelError when its decoder is of neither family."""
+    """The vocabulary behind `backend`. Raises UnsupportedModelError when its decoder is of no family."""
     to_bytes, strips_leading_space = _interpret_decoder(backend)
     token_ids = backend.get_vocab(with_added_tokens=True)
     pieces = [b""] * (max(token_ids.values(), default=-1) + 1)
@@ -66,10 +69,12 @@ def _interpret_decoder(backend: Backend) -> tuple[Callable[[str], bytes], bool]:
         return _byte_level_reader(), False
     if steps[:3] == _SENTENCEPIECE and steps[3:] in ([], [_STRIP_SPACE]):
         return _byte_fallback_bytes, steps[3:] == [_STRIP_SPACE]
+    if [step["type"] for step in steps] == ["WordPiece"]:
+        return partial(_word_piece_bytes, str(steps[0]["prefix"])), True
     kinds = ", ".join(str(step["type"]) for step in steps) or "none"
     raise UnsupportedModelError(
-        f"The tokenizer's decoder ({kinds}) is not supported: it must be ByteLevel, or Replace, ByteFallback, Fuse and "
-        "Strip as SentencePiece tokenizers have it."
+        f"The tokenizer's decoder ({kinds}) is not supported: it must be ByteLevel, WordPiece, or Replace, "
+        "ByteFallback, Fuse and Strip as SentencePiece tokenizers have it."
     )
 
 
@@ -95,3 +100,7 @@ def _byte_level_reader() -> Callable[[str], bytes]:
 def _byte_fallback_bytes(token: str) -> bytes:
     byte = _BYTE_TOKEN.fullmatch(token)
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_MARK, " ").encode()
+
+
+def _word_piece_bytes(prefix: str, token: str) -> bytes:
+    return (token.removeprefix(prefix) if token.startswith(prefix) else f" {token}").encode()

@@ -129,10 +129,20 @@ def test_a_missing_or_broken_file_is_named(
 def test_an_unknown_decoder_is_refused() -> None:
     """A tokenizer whose tokens we cannot turn into bytes is refused at start, naming the decoder."""
     backend = Backend(models.BPE())
-    backend.decoder = decoders.WordPiece()
+    backend.decoder = decoders.BPEDecoder()
 
-    with pytest.raises(UnsupportedModelError, match="WordPiece"):
+    with pytest.raises(UnsupportedModelError, match="BPEDecoder"):
         Tokenizer(TokenizerParts(backend=backend))
+
+
+def test_word_pieces_read_as_words() -> None:
+    """An encoder's tokens: a space before each word, none before what goes on with one."""
+    backend = Backend(models.WordPiece({"the": 0, "cat": 1, "##s": 2, "[UNK]": 3}))
+    backend.decoder = decoders.WordPiece()
+    tokenizer = Tokenizer(TokenizerParts(backend=backend))
+
+    assert tokenizer.decode([0, 1, 2]) == "the cats" == backend.decode([0, 1, 2])
+    assert [tokenizer.token_bytes(token_id) for token_id in (0, 2)] == [b" the", b"s"]
 
 
 @given(text=texts)
