@@ -8,20 +8,17 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Annotated, ClassVar, Literal, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Discriminator, Field, Tag, model_validator
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
 
-from service.api.body import parse_body, read_body
+from service.api.body import parse_body
 from service.api.conversation import Message
-from service.api.disconnect import unless_disconnected
 from service.api.fields import Int, StrictModel, Unsupported, kind_of_text
 from service.api.generation import raise_failure
-from service.api.logs import CLIENT_CLOSED_REQUEST, record_of
 from service.api.openapi import answers, request_body
+from service.api.render import Json
 from service.api.state import ApiState
+from service.api.work import WorkResponse
 from service.attention import MAX_LINKS, MAX_TOKENS, MAX_WEIGHTS, AttentionMap, AttentionRequest, AttentionSource
 from service.errors import InvalidRequestError
 from service.types import GenerateRequest, SamplingParams
@@ -117,36 +114,17 @@ def attention_routes(state: ApiState) -> APIRouter:
     )
     async def look_at_attention() -> Response:
         """The attention weights of a text in the model that is served, exact, with a summary of every head."""
-        return _AttentionResponse(state)
+        return WorkResponse(state, _look)
 
     return router
 
 
-class _AttentionResponse(Response):
-    """One task owns all of it, so that nothing is computed for a client that has gone."""
-
-    def __init__(self, state: ApiState) -> None:
-        super().__init__()
-        self._state = state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = record_of(scope)
-        try:
-            body = await read_body(Request(scope, receive), self._state.max_body_bytes)
-            response = await unless_disconnected(receive, self._answer(body, record.started_at))
-        except ClientDisconnect:
-            record.client_disconnected = True
-            response = Response(status_code=CLIENT_CLOSED_REQUEST)
-        record.model = self._state.model_id
-        await response(scope, receive, send)
-
-    async def _answer(self, body: bytes, arrival_at: float) -> Response:
-        state = self._state
-        source, fields, prompt = await asyncio.to_thread(_prepare, state, body)
-        num_new = fields.max_tokens or 0
-        token_ids = (*prompt, *await _continuation(state, prompt, num_new, arrival_at)) if num_new else prompt
-        found = await source.look(_request(source, fields, token_ids))
-        return await asyncio.to_thread(_render, state, source, found, token_ids, len(prompt))
+async def _look(state: ApiState, body: bytes, arrival_at: float) -> Json:
+    source, fields, prompt = await asyncio.to_thread(_prepare, state, body)
+    num_new = fields.max_tokens or 0
+    token_ids = (*prompt, *await _continuation(state, prompt, num_new, arrival_at)) if num_new else prompt
+    found = await source.look(_request(source, fields, token_ids))
+    return await asyncio.to_thread(_rendered, state, source, found, token_ids, len(prompt))
 
 
 def _prepare(state: ApiState, body: bytes) -> tuple[AttentionSource, AttentionFields, tuple[int, ...]]:
@@ -216,20 +194,17 @@ async def _continuation(state: ApiState, prompt: tuple[int, ...], num_new: int, 
     return token_ids
 
 
-def _render(
+def _rendered(
     state: ApiState, source: AttentionSource, found: AttentionMap, token_ids: tuple[int, ...], num_prompt_tokens: int
-) -> Response:
-    """JSON of up to MAX_WEIGHTS numbers: slow enough for a thread."""
-    return JSONResponse(
-        {
-            "object": "attention",
-            "model": state.model_id,
-            **asdict(source.shape),
-            "num_prompt_tokens": num_prompt_tokens,
-            "tokens": [{"id": token_id, "text": state.tokenizer.token_text(token_id)} for token_id in token_ids],
-            "summaries": [[summary._asdict() for summary in layer] for layer in found.summaries],
-            "weights": [each._asdict() for each in found.weights],
-            "links": [link._asdict() for link in found.links],
-            "row": found.row,
-        }
-    )
+) -> Json:
+    return {
+        "object": "attention",
+        "model": state.model_id,
+        **asdict(source.shape),
+        "num_prompt_tokens": num_prompt_tokens,
+        "tokens": [{"id": token_id, "text": state.tokenizer.token_text(token_id)} for token_id in token_ids],
+        "summaries": [[summary._asdict() for summary in layer] for layer in found.summaries],
+        "weights": [each._asdict() for each in found.weights],
+        "links": [link._asdict() for link in found.links],
+        "row": found.row,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,12 +29,15 @@ class WorkResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
-        record.model = self._state.model_id
         try:
             body = await read_body(Request(scope, receive), self._state.max_body_bytes)
-            answer = await unless_disconnected(receive, self._work(self._state, body, record.started_at))
-            response: Response = JSONResponse(answer)
+            response = await unless_disconnected(receive, self._answer(body, record.started_at))
+            record.model = self._state.model_id
         except ClientDisconnect:
             record.client_disconnected = True
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)
+
+    async def _answer(self, body: bytes, arrival_at: float) -> Response:
+        answer = await self._work(self._state, body, arrival_at)
+        return await asyncio.to_thread(JSONResponse, answer)  # it may have megabytes of numbers

@@ -16,6 +16,7 @@ from torch import Tensor
 from service.errors import ModelNotFoundError, StartupError
 from service.model import native_build
 from service.model.architecture import ModelConfig
+from service.model.encoder_config import is_encoder
 from service.model.gguf_weights import open_gguf
 from service.model.linear import alike_allocations, share_packed
 from service.model.memory import available_bytes
@@ -65,8 +66,11 @@ def load_model(
 
 def prepare_portable(path: Path, *, dtype: DtypeName, cache_dir: Path) -> None:
     """Fill `cache_dir` for machines other than this one, as a container image needs it: the weights in `dtype` ("auto":
-    in each that it may turn out to be), and the native kernels. Raises StartupError and what `open_checkpoint` raises.
+    in each that it may turn out to be), and the native kernels. An encoder's files are read as they are. Raises
+    StartupError and what `open_checkpoint` raises.
     """
+    if is_encoder(path):
+        return
     checkpoint = open_checkpoint(path)
     for runtime_dtype in AUTO_DTYPES if dtype == "auto" else (DTYPES[dtype],):
         prepare(checkpoint, dtype=runtime_dtype, cache_dir=cache_dir)
