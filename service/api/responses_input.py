@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Json, JsonValue, Tag
 
 from service.api.conversation import NotUsed
 from service.api.fields import StrictModel, Unsupported, kind_of_text
-from service.api.render import Json
 
 
 class InputText(StrictModel):
@@ -63,7 +63,7 @@ class FunctionCallItem(StrictModel):
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str
+    arguments: Json[dict[str, JsonValue]]
     id: NotUsed = None
     status: NotUsed = None
     parsed_arguments: NotUsed = None
@@ -102,11 +102,11 @@ Input = Annotated[
 ]
 
 
-def as_messages(given: str | list[MessageItem | FunctionCallItem | FunctionOutputItem]) -> Iterable[Json]:
+def as_messages(given: str | list[MessageItem | FunctionCallItem | FunctionOutputItem]) -> Iterable[dict[str, object]]:
     """The messages of a chat: a call belongs to the assistant's message before it."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
-    messages: list[Json] = []
+    messages: list[dict[str, object]] = []
     for item in given:
         if isinstance(item, MessageItem):
             messages.append({"role": item.role, "content": _joined(item.content)})
@@ -117,7 +117,7 @@ def as_messages(given: str | list[MessageItem | FunctionCallItem | FunctionOutpu
                 messages.append({"role": "assistant", "content": None})
             calls = messages[-1].setdefault("tool_calls", [])
             assert isinstance(calls, list)
-            function = {"name": item.name, "arguments": item.arguments}
+            function = {"name": item.name, "arguments": json.dumps(item.arguments)}
             calls.append({"id": item.call_id, "type": "function", "function": function})
     return messages
 

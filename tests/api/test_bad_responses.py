@@ -76,7 +76,7 @@ async def test_faulty_requests(fields: Json, message: str, param: str) -> None:
         ({"tools": [{**TOOLS[1], "parameters": {"type": "array"}}]}, "tools[0].parameters"),
         (
             {"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]},
-            "input[0].tool_calls[0].arguments",
+            "input[0].arguments",
         ),
         ({"input": "x" * 300}, "input"),
     ],

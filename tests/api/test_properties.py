@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from service.api.app import create_app
 from service.types import FinishReason, GenerateRequest, TokenEvent
+from tests.api import test_messages, test_responses
 from tests.api.fakes import Json, Script, ScriptedBackend, client_for, make_state, step
-from tests.api.sse_bodies import added_up, essence, events_of
+from tests.api.sse_bodies import added_up, essence, events_of, named_events_of
 from tests.api.strategies import CHAT_BODIES, COMPLETION_BODIES, Sequences, sequences, text_fields
 
 
@@ -71,6 +72,36 @@ def test_a_chat_stream_adds_up_to_the_body(
     whole, chunks = both_ways(stage, "/v1/chat/completions", body, script)
 
     assert added_up(chunks) == essence(whole)
+
+
+@given(sequences(), st.lists(st.text("ab€", min_size=1, max_size=3), max_size=3))
+def test_a_stream_of_messages_adds_up_to_the_body(stage: Stage, script: Sequences, stop: list[str]) -> None:
+    """The same of Anthropic's API."""
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 30, "stop_sequences": stop}
+    whole, stream = (
+        stage.post("/v1/messages", json.dumps({**body, "stream": flag}).encode(), only_first(script))
+        for flag in (False, True)
+    )
+
+    assert test_messages.added_up(named_events_of(stream)) == test_messages.without_ids(whole.json())
+
+
+@given(sequences())
+def test_a_stream_of_a_response_adds_up_to_the_body(stage: Stage, script: Sequences) -> None:
+    """The same of OpenAI's responses."""
+    whole, stream = (
+        stage.post("/v1/responses", json.dumps({"input": "hi", "stream": flag}).encode(), only_first(script))
+        for flag in (False, True)
+    )
+    *events, last = named_events_of(stream)
+
+    assert test_responses.added_up(events) == last["response"]["output"]
+    assert test_responses.without_ids(last["response"]) == test_responses.without_ids(whole.json())
+
+
+def only_first(script: Sequences) -> Script:
+    """These APIs have one choice."""
+    return lambda request: (event for event in script(request) if event.index == 0)
 
 
 @given(sequences(), st.lists(st.text("ab€", min_size=1, max_size=3), max_size=3))
