@@ -19,7 +19,7 @@ from service.api.messages_render import MessageRenderer
 from service.api.state import ApiState
 from service.api.structured import Schema
 from service.api.tools import MAX_TOOLS
-from service.api.translate import as_sent, only
+from service.api.translate import as_sent, kind_among, only
 from service.errors import InvalidRequestError
 
 _NAMES = {
@@ -65,17 +65,12 @@ class ToolResultBlock(StrictModel):
     cache_control: NotUsed = None
 
 
-def _kind_of_block(value: object) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in ("text", "tool_use", "tool_result") else None
-
-
 Block = Annotated[
     Annotated[TextBlock, Tag("<text>")]
     | Annotated[ToolUseBlock, Tag("<tool_use>")]
     | Annotated[ToolResultBlock, Tag("<tool_result>")],
     Discriminator(
-        _kind_of_block,
+        kind_among("text", "tool_use", "tool_result"),
         custom_error_type="block",
         custom_error_message="only blocks of type text, tool_use and tool_result are supported",
     ),

@@ -16,7 +16,7 @@ from service.api.responses_input import Input, as_messages
 from service.api.responses_render import ResponseRenderer
 from service.api.state import ApiState
 from service.api.structured import Schema
-from service.api.tools import MAX_TOOLS
+from service.api.tools import MAX_TOOLS, kind_of_choice
 from service.api.translate import as_sent, only
 from service.errors import InvalidRequestError
 
@@ -51,14 +51,10 @@ class NamedFunction(StrictModel):
     name: str
 
 
-def _kind_of_choice(value: object) -> str | None:
-    return "<object>" if isinstance(value, dict) else "<text>" if isinstance(value, str) else None
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedFunction, Tag("<object>")],
     Discriminator(
-        _kind_of_choice, custom_error_type="tool_choice", custom_error_message="expected a string or an object"
+        kind_of_choice, custom_error_type="tool_choice", custom_error_message="expected a string or an object"
     ),
 ]
 

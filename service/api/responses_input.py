@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Json, JsonValue, Tag
 
 from service.api.conversation import NotUsed
 from service.api.fields import StrictModel, Unsupported, kind_of_text
+from service.api.translate import kind_among
 
 
 class InputText(StrictModel):
@@ -27,15 +28,10 @@ class OutputText(StrictModel):
     parsed: NotUsed = None
 
 
-def _kind_of_part(value: object) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in ("input_text", "output_text") else None
-
-
 Part = Annotated[
     Annotated[InputText, Tag("<input_text>")] | Annotated[OutputText, Tag("<output_text>")],
     Discriminator(
-        _kind_of_part,
+        kind_among("input_text", "output_text"),
         custom_error_type="part",
         custom_error_message="only parts of type input_text and output_text are supported",
     ),
@@ -79,17 +75,12 @@ class FunctionOutputItem(StrictModel):
     status: NotUsed = None
 
 
-def _kind_of_item(value: object) -> str | None:
-    kind = value.get("type", "message") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in ("message", "function_call", "function_call_output") else None
-
-
 Item = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[FunctionCallItem, Tag("<function_call>")]
     | Annotated[FunctionOutputItem, Tag("<function_call_output>")],
     Discriminator(
-        _kind_of_item,
+        kind_among("message", "function_call", "function_call_output", default="message"),
         custom_error_type="item",
         custom_error_message="only items of type message, function_call and function_call_output are supported",
     ),

@@ -43,14 +43,14 @@ class NamedTool(StrictModel):
     function: FunctionName
 
 
-def _kind_of_choice(value: object) -> str | None:
+def kind_of_choice(value: object) -> str | None:
     return "<object>" if isinstance(value, dict) else kind_of_text(value)
 
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[NamedTool, Tag("<object>")],
     Discriminator(
-        _kind_of_choice, custom_error_type="tool_choice", custom_error_message="expected a string or an object"
+        kind_of_choice, custom_error_type="tool_choice", custom_error_message="expected a string or an object"
     ),
 ]
 

@@ -24,6 +24,16 @@ def as_sent(names: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(str(error).replace(error.param, path), param=path) from None
 
 
+def kind_among(*known: str, default: str | None = None) -> Callable[[object], str | None]:
+    """What a `Discriminator` needs to tell the members of a union by their `type`; `default` where there is none."""
+
+    def kind_of(value: object) -> str | None:
+        kind = value.get("type", default) if isinstance(value, dict) else None
+        return f"<{kind}>" if kind in known else None
+
+    return kind_of
+
+
 def only(*known: str) -> Callable[[object], object]:
     """A validator of a `type` field that says plainly which types there are; others are features, not mistakes."""
 
