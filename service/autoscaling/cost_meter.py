@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-LONGEST_PAUSE_S = 60.0  # beyond it nobody watched, and nothing is known
+from service.autoscaling.ledger import LONGEST_PAUSE_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,6 @@ from service.engine.synthetic import StepCost
 from service.errors import HeadcountError
 from service.types import StepStats
 
-_NOTHING = ReplicaStats(
-    at=0.0,
-    num_running=0,
-    num_waiting=0,
-    num_prefill_left=0,
-    kv_usage=0.0,
-    num_requests=0,
-    num_prompt_tokens=0,
-    num_hit_tokens=0,
-    num_finished=0,
-    num_output_tokens=0,
-    num_slo_misses=0,
-    steps=StepTotals(),
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -72,7 +57,7 @@ class Collector:
 
     def __init__(self, slo: Slo) -> None:
         self._slo = slo
-        self._stats = _NOTHING
+        self._stats = ReplicaStats.idle(at=0.0)
         self._lock = threading.Lock()
 
     def on_step(self, step: StepStats) -> None:

@@ -67,6 +67,24 @@ class ReplicaStats:
     num_slo_misses: int
     steps: StepTotals
 
+    @classmethod
+    def idle(cls, at: float) -> ReplicaStats:
+        """Of a replica that has done nothing yet."""
+        return cls(
+            at=at,
+            num_running=0,
+            num_waiting=0,
+            num_prefill_left=0,
+            kv_usage=0.0,
+            num_requests=0,
+            num_prompt_tokens=0,
+            num_hit_tokens=0,
+            num_finished=0,
+            num_output_tokens=0,
+            num_slo_misses=0,
+            steps=StepTotals(),
+        )
+
 
 class ReplicaState(StrEnum):
     STARTING = "starting"  # asked for; answers nothing yet

@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
-from service.fleet.environment import free_port
+from service.bench.serving import running_server
 
 NUM_STREAMS = 16
 NUM_TOKENS = 300
@@ -27,20 +24,11 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     for plane in ("haproxy", "serve"):
-        port = free_port()
-        command = [sys.executable, "-m", "service.cli", "serve", "--runner", "synthetic", "--synthetic-cost", COST]
-        command += ["--port", str(port), "--data-plane", plane]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-        try:
-            assert server.stdout is not None
-            next(line for line in server.stdout if line.startswith("Ready"))
+        with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", plane) as port:
             asyncio.run(_stream_all(port, num_tokens=5))
             before = _cpu_seconds()
             num_tokens = asyncio.run(_stream_all(port, NUM_TOKENS))
             used = {name: seconds - before.get(name, 0.0) for name, seconds in _cpu_seconds().items()}
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
         micros = {name: seconds / num_tokens * 1e6 for name, seconds in used.items()}
         shown = ", ".join(f"{name} {value:.0f}" for name, value in sorted(micros.items()) if value >= 1)
         print(f"{plane}: {sum(micros.values()):.0f} us of CPU per token over {num_tokens} tokens ({shown})")  # noqa: T201

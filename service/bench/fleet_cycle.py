@@ -9,9 +9,6 @@ decisions. A crowd of streams asks for more than one replica carries within its 
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,7 +21,7 @@ from typing import Any
 import click
 import httpx
 
-from service.fleet.environment import free_port
+from service.bench.serving import running_server
 
 MAX_REPLICAS = 2
 SETTINGS = (
@@ -135,20 +132,10 @@ def _pss_mib() -> list[float]:
 @click.command()
 def main() -> None:
     """Take the default model from no replica to two and back."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as state:
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--state-dir", state, *SETTINGS]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-        try:
-            assert server.stdout is not None
-            next(line for line in server.stdout if line.startswith("Ready"))
-            threading.Thread(target=server.stdout.read, daemon=True).start()
-            cycle = Cycle(f"http://127.0.0.1:{port}")
-            cycle.run()
-            decisions = cycle.decisions()
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
+    with tempfile.TemporaryDirectory() as state, running_server("--state-dir", state, *SETTINGS) as port:
+        cycle = Cycle(f"http://127.0.0.1:{port}")
+        cycle.run()
+        decisions = cycle.decisions()
     tally = cycle.tally
     click.echo(f"{tally.num_answered} of {tally.num_sent} requests answered {json.dumps(tally.failures)}")
     for name, value in tally.figures.items():

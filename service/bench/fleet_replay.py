@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -34,8 +32,8 @@ from service.autoscaling.simulator.measures import Summary, summarise
 from service.autoscaling.simulator.sequence import prefill_alone_s
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
 from service.autoscaling.slo import Slo
+from service.bench.serving import running_server
 from service.engine.synthetic import StepCost
-from service.fleet.environment import free_port
 
 COST = StepCost(base_s=0.2, per_sequence_s=0.01, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
 SLO = Slo(ttft_s=3.0, tpot_s=0.5)
@@ -97,7 +95,6 @@ def main(
 
 def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
     """Run the service and the load tester; returns the Unix time at which the load began."""
-    port = free_port()
     settings = {
         "runner": "synthetic",
         "synthetic-cost": json.dumps(asdict(COST)),
@@ -109,21 +106,12 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
         "slo-ttft-s": SLO.ttft_s,
         "slo-tpot-s": SLO.tpot_s,
         "state-dir": folder,
-        "port": port,
     }
     flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    command = [sys.executable, "-m", "service.cli", "serve", *flags]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-    try:
-        assert server.stdout is not None
-        next(line for line in server.stdout if line.startswith("Ready"))
-        threading.Thread(target=server.stdout.read, daemon=True).start()
+    with running_server(*flags) as port:
         files = ["--csv", str(folder / "requests.csv"), "--json", str(folder / "result.json")]
         load = [sys.executable, "-m", "loadtest", "replay", *replay, "--url", f"http://127.0.0.1:{port}", *files]
         subprocess.run(load, check=False, stdout=sys.stderr)  # noqa: S603 - a broken SLO is an exit status of its own
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return datetime.fromisoformat(result["started_at"]).timestamp()
 

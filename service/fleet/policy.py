@@ -69,13 +69,13 @@ class ReplicaPolicy:
         if self._advisor is None:
             self._advisor = self._make_advisor(self._variables)
         at, target = self._clock(), context.target_num_replicas
-        running = frozenset(replica.to_full_id_str() for replica in context.running_replicas)
-        self._starts.watch(at, target, running, context.last_scale_up_time)
+        running = tuple(replica.to_full_id_str() for replica in context.running_replicas)
+        self._starts.watch(at, target, frozenset(running), context.last_scale_up_time)
         answer = self._advisor.answer
         is_fresh = answer is not None and abs(at - answer.at) <= STALE_S
         if not 0.0 <= at - self._told_at < PERIOD_S:
             self._told_at = at
-            self._advisor.tell(self._observation(context, at, num_fallbacks=int(not is_fresh)))
+            self._advisor.tell(self._observation(context, at, running, num_fallbacks=int(not is_fresh)))
         if answer is not None and is_fresh:
             # Serve changes the target itself for a request that waits at zero: what was said before must not take the
             # new replica away.
@@ -87,7 +87,9 @@ class ReplicaPolicy:
         batch = answer.batch if answer is not None and answer.batch >= 1.0 else FALLBACK_BATCH
         return math.ceil((context.total_num_requests or 0.0) / batch)
 
-    def _observation(self, context: AutoscalingContext, at: float, num_fallbacks: int) -> Observation:
+    def _observation(
+        self, context: AutoscalingContext, at: float, running: tuple[str, ...], num_fallbacks: int
+    ) -> Observation:
         numbers: dict[str, dict[str, float]] = {}
         for name, by_replica in (context.raw_metrics or {}).items():
             for replica, series in by_replica.items():
@@ -96,7 +98,7 @@ class ReplicaPolicy:
         return Observation(
             at=at,
             target=context.target_num_replicas,
-            running=tuple(replica.to_full_id_str() for replica in context.running_replicas),
+            running=running,
             numbers=numbers,
             num_held=context.total_queued_requests,
             starting_since=self._starts.since,

@@ -25,7 +25,7 @@ from service.text.chat_template import ChatTemplate
 from service.text.parts import TokenizerParts
 from service.text.tokenizer import Tokenizer
 from service.text.vocabulary import byte_alphabet
-from service.types import FinishReason, GenerateRequest, TokenEvent, TokenLogprob
+from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent, TokenLogprob
 
 END = 256  # <|end|> ends a message and a generation
 BEGIN = 257  # <|begin|> comes before a prompt
@@ -261,3 +261,15 @@ async def serving(app: ASGIApp) -> AsyncIterator[int]:
         finally:
             server.should_exit = True
             await task
+
+
+def timed(request: GenerateRequest) -> Iterator[TokenEvent]:
+    """Three tokens; it was scheduled half a second after its arrival at 100."""
+    yield step(request, [65])
+    yield TokenEvent(
+        request_id=request.request_id,
+        token_ids=(66, 67),
+        num_prefix_hit_tokens=1,
+        finish_reason=FinishReason.LENGTH,
+        timings=SequenceTimings(arrival_at=100, scheduled_at=100.5),
+    )

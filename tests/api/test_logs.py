@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from service.api.logs import REQUEST_LOGGER, JsonFormatter, TextFormatter
 from service.metrics.recorder import Recorder
-from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
-from tests.api.fakes import INFO, MODEL_ID, Script, ScriptedBackend, client_of, in_turn, say, step, tokens, wait
+from service.types import FinishReason, GenerateRequest, TokenEvent
+from tests.api.fakes import INFO, MODEL_ID, Script, ScriptedBackend, client_of, in_turn, say, step, timed, tokens, wait
 
 
 class Ticks:
@@ -38,17 +38,6 @@ async def lines_of(
     async with client_of(ScriptedBackend(*scripts), clock=Ticks(), **changes) as client:
         await client.request(method, path, json=body)
     return [record.__dict__["fields"] for record in caplog.records if record.name == REQUEST_LOGGER]
-
-
-def timed(request: GenerateRequest) -> Iterator[TokenEvent]:
-    yield step(request, [65])
-    yield TokenEvent(
-        request_id=request.request_id,
-        token_ids=(66, 67),
-        num_prefix_hit_tokens=1,
-        finish_reason=FinishReason.LENGTH,
-        timings=SequenceTimings(arrival_at=100, scheduled_at=100.5),
-    )
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -23,7 +23,7 @@ from starlette.types import Message
 
 from service.api.app import create_app
 from service.api.tracing import OPERATIONS, RequestTracer, otlp_processor
-from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
+from service.types import FinishReason, GenerateRequest, TokenEvent
 from tests.api.fakes import (
     CHAT,
     COMPLETIONS,
@@ -36,7 +36,7 @@ from tests.api.fakes import (
     in_turn,
     make_state,
     say,
-    step,
+    timed,
     tokens,
     wait,
 )
@@ -44,18 +44,6 @@ from tests.api.fakes import (
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 WALL_S = 1_700_000_000.0
-
-
-def timed(request: GenerateRequest) -> Iterator[TokenEvent]:
-    """Three tokens; it was scheduled half a second after its arrival at 100."""
-    yield step(request, [65])
-    yield TokenEvent(
-        request_id=request.request_id,
-        token_ids=(66, 67),
-        num_prefix_hit_tokens=1,
-        finish_reason=FinishReason.LENGTH,
-        timings=SequenceTimings(arrival_at=100, scheduled_at=100.5),
-    )
 
 
 async def spans_of(

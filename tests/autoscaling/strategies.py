@@ -22,21 +22,7 @@ LIMITS = EngineLimits()
 
 def stats(at: float, **values: float) -> ReplicaStats:
     """The report of an idle replica, but for what is given."""
-    idle = ReplicaStats(
-        at=at,
-        num_running=0,
-        num_waiting=0,
-        num_prefill_left=0,
-        kv_usage=0.0,
-        num_requests=0,
-        num_prompt_tokens=0,
-        num_hit_tokens=0,
-        num_finished=0,
-        num_output_tokens=0,
-        num_slo_misses=0,
-        steps=StepTotals(),
-    )
-    return replace(idle, **values)  # type: ignore[arg-type]
+    return replace(ReplicaStats.idle(at), **values)  # type: ignore[arg-type]
 
 
 def ready(number: int, report: ReplicaStats | None) -> Replica:

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,3 +113,11 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return bool(command_of(pid))
+
+
+def eventually(is_true: Callable[[], bool]) -> None:
+    """Wait until it is."""
+    deadline = time.monotonic() + STOP_DEADLINE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli import main
-from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, running_server
+from tests.fleet.server_process import (
+    ServerProcess,
+    command_of,
+    descendants,
+    eventually,
+    running_server,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -41,13 +46,6 @@ def fleet(server: ServerProcess) -> dict[str, Any]:
 
 def num_running(server: ServerProcess) -> int:
     return int(fleet(server)["replica_states"].get("RUNNING", 0))
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + STOP_DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.2)
 
 
 def stream(server: ServerProcess) -> str:

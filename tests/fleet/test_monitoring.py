@@ -7,7 +7,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -16,7 +16,7 @@ from service.metrics.catalog import FORECAST_ERROR, Kind
 from service.metrics.grafana.boards import dashboards
 from tests.deploy.promql import SERIES
 from tests.fleet.prometheus_process import Prometheus, running_prometheus
-from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants
+from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -77,13 +77,6 @@ def prometheus(server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) 
     with running_prometheus(tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{server.port}") as running:
         eventually(lambda: running.values("headcount_desired_replicas") == [2.0])
         yield running
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + STOP_DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.2)
 
 
 def generate(server: ServerProcess, prompt: str, num_tokens: int) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants
+from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -35,13 +33,6 @@ def metric(server: ServerProcess, name: str) -> float:
 
 def replicas_of(server: ServerProcess) -> list[int]:
     return [pid for pid in descendants(server.process.pid) if "ServeReplica:headcount" in command_of(pid)]
-
-
-def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + STOP_DEADLINE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.1)
 
 
 def test_a_real_model_answers(client: openai.OpenAI) -> None:
