@@ -102,6 +102,7 @@ class Settings(BaseModel):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_from_json)] = Field(
         (), description='web origins whose pages may call the API, as JSON: ["https://ui.example"], or ["*"] for any'
     )
+    api_keys_file: Path | None = Field(None, description="TOML file of tenants and their keys; default: open to all")
     tool_parser: Literal["auto", "hermes", "llama3", "mistral", "mistral-args", "none"] = Field(
         "auto", description="how the model writes tool calls; auto: as its chat template does"
     )
@@ -149,6 +150,10 @@ class Settings(BaseModel):
     @property
     def state_path(self) -> Path:
         return self.state_dir.expanduser().absolute()
+
+    @property
+    def api_keys_path(self) -> Path | None:
+        return None if self.api_keys_file is None else self.api_keys_file.expanduser().absolute()
 
     @property
     def model_id(self) -> str:

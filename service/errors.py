@@ -11,6 +11,8 @@ bodies, logs and metrics.
     ├── RequestError              the client's request cannot be served as it is
     │   ├── InvalidRequestError       a field is missing, malformed, out of range or unknown (400)
     │   ├── ContextLengthError        prompt and completion do not fit the model or its KV cache (400)
+    │   ├── AuthenticationError       no API key, or one that is not known (401)
+    │   ├── PermissionDeniedError     a key that may not do this (403)
     │   ├── UnknownModelError         the `model` asked for is not served here (404)
     │   ├── OverloadedError           the queue is full; `retry_after_s` says when to come back (429)
     │   └── UnavailableError          starting, draining or dead (503)
@@ -69,6 +71,14 @@ class InvalidRequestError(RequestError):
 
 class ContextLengthError(RequestError):
     label = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    label = "invalid_api_key"
+
+
+class PermissionDeniedError(RequestError):
+    label = "permission_denied"
 
 
 class UnknownModelError(RequestError):

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import attention, chat, completions, dialects, embeddings, examples, tokenize
+from service.api.auth import Authentication
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
@@ -56,6 +57,8 @@ def create_app(state: ApiState) -> FastAPI:
         attention.AttentionFields,
     )
     app.openapi = openapi_of(app, models)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    if state.keys is not None:
+        app.add_middleware(Authentication, keys=state.keys)
     if state.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -20,15 +20,19 @@ from starlette.types import Scope
 
 from service.api.logs import RequestRecord, record_of
 from service.errors import (
+    AuthenticationError,
     EngineError,
     HeadcountError,
     OverloadedError,
+    PermissionDeniedError,
     RequestError,
     UnavailableError,
     UnknownModelError,
 )
 
 _STATUS: dict[type[RequestError], int] = {
+    AuthenticationError: HTTPStatus.UNAUTHORIZED,
+    PermissionDeniedError: HTTPStatus.FORBIDDEN,
     UnknownModelError: HTTPStatus.NOT_FOUND,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -45,6 +49,8 @@ _TYPES: dict[int, str] = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error"}
 ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_OVERLOADED = 529  # their 429 is for one key's limits
 _ANTHROPIC_TYPES: dict[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
     HTTPStatus.NOT_FOUND: "not_found_error",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded_error",
@@ -108,7 +114,7 @@ def fail(record: RequestRecord, error: Exception) -> Failure:
 def _failure_of(error: Exception) -> Failure:
     if isinstance(error, RequestError):
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-        return Failure(status, str(error), error.label, error.param, _retry_headers(error))
+        return Failure(status, str(error), error.label, error.param, _headers(error))
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code)
         return Failure(error.status_code, error.detail, code, headers=dict(error.headers or {}))
@@ -116,7 +122,9 @@ def _failure_of(error: Exception) -> Failure:
     return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL_MESSAGE, label)
 
 
-def _retry_headers(error: RequestError) -> dict[str, str]:
+def _headers(error: RequestError) -> dict[str, str]:
+    if isinstance(error, AuthenticationError):
+        return {"www-authenticate": "Bearer"}
     if not isinstance(error, OverloadedError):
         return {}
     return {

@@ -12,6 +12,7 @@ from typing import Literal, TextIO
 from starlette.types import Scope
 from typing_extensions import override
 
+from service.api.keys import Tenant
 from service.types import FinishReason, GenerateRequest
 
 REQUEST_LOGGER = "headcount.request"
@@ -67,7 +68,8 @@ class RequestRecord:
     """What is known of one HTTP request; filled while it is served.
 
     `endpoint` is a route's path, never a raw URL; `status` is CLIENT_CLOSED_REQUEST until an answer begins. `request`
-    is the first of those that it became; `trace_id` is there where requests are traced.
+    is the first of those that it became; `trace_id` is there where requests are traced, `tenant` where keys are asked
+    for.
     """
 
     request_id: str
@@ -85,6 +87,7 @@ class RequestRecord:
     is_stream: bool = False
     tally: Tally | None = None
     trace_id: str | None = None
+    tenant: Tenant | None = None
 
     def fields(self, ended_at: float) -> dict[str, object]:
         return {
@@ -99,6 +102,7 @@ class RequestRecord:
             **(self.tally.fields() if self.tally else {}),
             **({"prompts": self.prompts} if self.prompts is not None else {}),
             **({"trace_id": self.trace_id} if self.trace_id is not None else {}),
+            **({"tenant": self.tenant.name} if self.tenant is not None else {}),
         }
 
 

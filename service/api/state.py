@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starlette.types import Scope
 
+from service.api.keys import KeyRing
 from service.api.logs import RequestRecord
 from service.attention import AttentionSource
 from service.backend import Backend, FleetView
@@ -40,7 +41,8 @@ class ApiState:
     `log_prompts` puts prompts into the request log. `cors_origins` are the web origins whose pages may call this API
     ("*" for any). `tool_parser` names the format of tool calls. `fleet` is there where the whole fleet can be asked
     about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into;
-    `embedding` where it makes vectors of texts. `generates` is false where that is all it does.
+    `embedding` where it makes vectors of texts; `keys` where API keys are asked for. `generates` is false where vectors
+    are all that the model makes.
     `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
@@ -59,6 +61,7 @@ class ApiState:
     tracer: Tracer | None = None
     attention: AttentionSource | None = None
     embedding: EmbeddingSource | None = None
+    keys: KeyRing | None = None
     generates: bool = True
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time

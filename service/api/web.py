@@ -17,6 +17,7 @@ _FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/inter.woff2": ("inter.woff2", "font/woff2"),
 }
+PAGE_PATHS = tuple(_FILES)
 _HEADERS = {
     # Nothing inline, nothing from elsewhere, and no way to make markup out of text.
     "content-security-policy": (

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.app import create_app
+from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
 from service.assembly import context_length, load_tokenizer_of
@@ -64,6 +65,7 @@ class Front:
             render_metrics=self._render,
             max_body_bytes=int(settings.max_body_mib * MIB),
             cors_origins=settings.cors_origins,
+            keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
             fleet=BrainView(settings, self._backend),
         )
 
