@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.app import create_app
+from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState, Tracer
 from service.assembly import Engine, load_engine
@@ -61,6 +62,7 @@ class Replica:
             max_body_bytes=int(settings.max_body_mib * MIB),
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
+            keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
             tool_parser=settings.tool_parser,
             tracer=self._tracer,
             attention=None if model.attention is None else model.attention(self._backend),
