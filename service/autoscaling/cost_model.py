@@ -112,15 +112,20 @@ class Capacity:
 
 def capacity(cost: StepCost, mix: Mix, slo: Slo, limits: EngineLimits) -> Capacity:
     """The operating point: the largest batch in balance (prompts come in as fast as outputs go out) that keeps the step
-    within the TPOT target, the token budget, the sequence limit and the cache."""
+    within the TPOT target, the token budget, the sequence limit and the cache.
+
+    Where a sequence that decodes alone is slower than the target already, its time is the target: a replica for each
+    sequence is all that can be done.
+    """
     out = max(1.0, mix.num_output_tokens)
     prefill_per_sequence = mix.num_uncached_tokens / out  # prompt tokens that each decoding sequence brings to a step
     context = mix.num_prompt_tokens + out / 2.0
+    alone_s = cost.base_s + cost.per_sequence_s + cost.per_context_token_s * context
     slope = cost.per_sequence_s + cost.per_prefill_token_s * prefill_per_sequence + cost.per_context_token_s * context
     batch = max(
         1.0 / out,
         min(
-            max(0.0, _TPOT_SHARE * slo.tpot_s - cost.base_s) / max(slope, 1e-12),
+            (max(_TPOT_SHARE * slo.tpot_s, alone_s) - cost.base_s) / max(slope, 1e-12),
             limits.max_num_batched_tokens / (1.0 + prefill_per_sequence),
             limits.max_num_seqs,
             max(1.0, _KV_SHARE * limits.kv_tokens / context),

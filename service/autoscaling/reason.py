@@ -24,6 +24,12 @@ class Learned:
     step_s_per_context_token: float
     batch: float
 
+    @property
+    def alone_s(self) -> float:
+        """Between two tokens of a sequence that has a replica to itself."""
+        context = self.prompt_tokens_per_request + self.output_tokens_per_request / 2.0
+        return self.step_base_s + self.step_s_per_sequence + self.step_s_per_context_token * context
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -90,6 +96,10 @@ def explain(terms: Terms, config: AutoscalingConfig) -> str:
 def _binding(terms: Terms, asked: int, config: AutoscalingConfig) -> list[str]:
     """What held the fleet up or down against the demand."""
     parts = []
+    if terms.learned.alone_s > config.slo.tpot_s:
+        parts.append(
+            f"and none can meet slo_tpot_s {config.slo.tpot_s:g}: a token takes {terms.learned.alone_s:.2f} s even alone"
+        )
     wanted = max(math.ceil(terms.need + terms.growth), terms.backlog)
     if terms.held > wanted and terms.held >= terms.desired - terms.num_lost:
         price = "is not known yet" if terms.held_price != terms.held_price else f"is {terms.held_price:.0f} replica-s"

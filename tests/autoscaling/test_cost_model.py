@@ -102,6 +102,14 @@ def test_the_operating_point_is_the_tightest_bound(mix: Mix, limits: EngineLimit
     assert capacity(TRUE, mix, Slo(), limits).batch == pytest.approx(batch)
 
 
+def test_a_target_that_cannot_be_met_asks_for_a_replica_for_each_sequence() -> None:
+    """And for no more, as more would not help."""
+    decode_only = Mix(0.0, 1000.0, 200.0)
+    carried = capacity(TRUE, decode_only, Slo(tpot_s=0.01), EngineLimits())
+    assert carried.batch == pytest.approx(1.0)
+    assert carried.work_s == pytest.approx(200 * (0.025 + 5e-4 + 1e-7 * 1100))
+
+
 def test_work_is_the_inverse_of_throughput() -> None:
     """`batch` sequences bring one output each step: a replica serves batch / (output · step) requests a second."""
     carried = capacity(TRUE, MIX, Slo(), EngineLimits())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -58,11 +59,16 @@ TERMS = Terms(
             {"need": 30.0, "desired": 24},
             "4 → 24: 3.9 replicas of work now, 30.0 with its bursts, no more than max_replicas 24.",
         ),
+        (
+            {"learned": replace(LEARNED, step_base_s=0.15)},
+            "4 → 6: 3.9 replicas of work now, 5.1 with its bursts, "
+            "and none can meet slo_tpot_s 0.1: a token takes 0.15 s even alone.",
+        ),
     ],
 )
-def test_a_decision_is_one_sentence_with_what_decided(change: dict[str, float], sentence: str) -> None:
+def test_a_decision_is_one_sentence_with_what_decided(change: dict[str, Any], sentence: str) -> None:
     """From how many to how many, the demand, and the term that bound."""
-    assert explain(replace(TERMS, **change), AutoscalingConfig()) == sentence  # type: ignore[arg-type]
+    assert explain(replace(TERMS, **change), AutoscalingConfig()) == sentence
 
 
 def test_all_numbers_are_there_for_logs() -> None:
