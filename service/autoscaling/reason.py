@@ -97,9 +97,8 @@ def _binding(terms: Terms, asked: int, config: AutoscalingConfig) -> list[str]:
     """What held the fleet up or down against the demand."""
     parts = []
     if terms.learned.alone_s > config.slo.tpot_s:
-        parts.append(
-            f"and none can meet slo_tpot_s {config.slo.tpot_s:g}: a token takes {terms.learned.alone_s:.2f} s even alone"
-        )
+        target_s, alone_s = config.slo.tpot_s, terms.learned.alone_s
+        parts.append(f"and none can meet slo_tpot_s {target_s:g}: a token takes {alone_s:.2f} s even alone")
     wanted = max(math.ceil(terms.need + terms.growth), terms.backlog)
     if terms.held > wanted and terms.held >= terms.desired - terms.num_lost:
         price = "is not known yet" if terms.held_price != terms.held_price else f"is {terms.held_price:.0f} replica-s"
