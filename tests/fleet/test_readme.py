@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,13 +33,28 @@ def test_the_curl_example_streams_an_answer(server: ServerProcess) -> None:
 
 
 @pytest.mark.cluster
-def test_the_python_example_prints_the_answer(server: ServerProcess) -> None:
-    """The `openai` example of the README, as it is printed there."""
-    (program,) = blocks("python")
+@pytest.mark.parametrize("package", ["openai", "anthropic", "langchain_openai"])
+def test_the_python_examples_print_the_answer(server: ServerProcess, package: str) -> None:
+    """The examples of the README, as they are printed there."""
+    (program,) = [block for block in blocks("python") if block.startswith(f"from {package} ")]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(program.replace(BASE_URL, server.url), {})  # noqa: S102 - our own README
     assert printed.getvalue() == "The capital of France is Paris.\n"
+
+
+@pytest.mark.cluster
+def test_the_llm_example_prints_the_answer(server: ServerProcess, tmp_path: Path) -> None:
+    """The commands for `llm`, as they are printed in the README, with a configuration of their own."""
+    (script,) = [block for block in blocks("sh") if "llm -m" in block]
+    environment = {
+        **os.environ,
+        "LLM_USER_PATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    command = ["bash", "-ec", script.replace(BASE_URL, server.url)]
+    answer = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert answer.strip() == "The capital of France is Paris."
 
 
 def test_make_targets_exist() -> None:
