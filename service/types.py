@@ -114,11 +114,24 @@ class TokenGrammar(Protocol):
         ...
 
 
+class Adapter(Protocol):
+    """Weights that a model adds to its own for some requests. It never changes, and lives while anyone holds it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def key(self) -> bytes:
+        """A digest of its content: what equal keys compute from equal tokens is equal."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One request as the engine sees it: `n` sequences that continue the same prompt.
 
-    Each output follows `grammar`, if there is one, and ends where it ends. `arrival_at` is a reading of the process's
+    Each output follows `grammar`, if there is one, and ends where it ends. `adapter` None is the model as it is.
+    `arrival_at` is a reading of the process's
     monotonic clock (seconds).
     """
 
@@ -127,6 +140,7 @@ class GenerateRequest:
     sampling: SamplingParams
     n: int = 1
     grammar: TokenGrammar | None = None
+    adapter: Adapter | None = None
     arrival_at: float
 
     def __post_init__(self) -> None:

@@ -6,9 +6,9 @@ A block is in exactly one of three places:
   first;
 - free: named by none, content worthless.
 
-The digest of a full block covers its own tokens and, through the digest of the block before it, all tokens before
-them. Only blocks whose tokens are all computed get into the prefix cache, and a block is written only before that: a
-block that can be shared is never written again, so there is nothing to copy.
+The digest of a full block covers its own tokens, and through the digest of the block before it all tokens before them
+and the adapter they were computed with. Only blocks whose tokens are all computed get into the prefix cache, and a
+block is written only before that: a block that can be shared is never written again, so there is nothing to copy.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class BlockManager:
         for i in range(len(digests), block + 1):
             tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
             assert len(tokens) == self.block_size
-            content = blake2b(digests[i - 1] if i else b"", digest_size=DIGEST_BYTES)
+            content = blake2b(digests[i - 1] if i else _root(sequence), digest_size=DIGEST_BYTES)
             content.update(array("q", tokens))
             digests.append(content.digest())
         return digests[block]
@@ -169,3 +169,8 @@ class BlockManager:
         for rule, holds in checks.items():
             if not holds:
                 raise EngineError(f"The KV cache's books do not balance: it is false that {rule}.")
+
+
+def _root(sequence: Sequence) -> bytes:
+    """What the digest of the first block begins with: K and V depend on the adapter too."""
+    return b"" if sequence.adapter is None else sequence.adapter.key

@@ -72,6 +72,7 @@ class ModelRunner:
             slot_mapping=self._tensor(slots),
             logits_rows=self._tensor(rows),
             attention=self.model.plan(spans),
+            lora=self.model.lora_rows([(each.sequence.adapter, each.num_new_tokens) for each in batch.scheduled]),
         )
 
     def _tensor(self, values: list[int]) -> Tensor:

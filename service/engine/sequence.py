@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from service.types import FinishReason, GenerateRequest, SamplingParams, SequenceTimings, TokenLogprob, TokenMatcher
+from service.types import (
+    Adapter,
+    FinishReason,
+    GenerateRequest,
+    SamplingParams,
+    SequenceTimings,
+    TokenLogprob,
+    TokenMatcher,
+)
 
 
 class SequenceStatus(Enum):
@@ -37,6 +45,7 @@ class Sequence:
     num_prompt_tokens: int
     arrival_at: float
     matcher: TokenMatcher | None = None
+    adapter: Adapter | None = None
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -67,6 +76,7 @@ class Sequence:
             num_prompt_tokens=len(request.prompt_token_ids),
             arrival_at=request.arrival_at,
             matcher=None if request.grammar is None else request.grammar.matcher(),
+            adapter=request.adapter,
         )
 
     @property

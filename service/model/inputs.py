@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from service.model.kv_cache import LayerCache
+from service.model.lora import LoraRows
 
 Watch = Callable[[Tensor, LayerCache], None]
 
@@ -18,8 +19,8 @@ class ModelInputs:
 
     token_ids, positions (0-based in their sequence) and slot_mapping (KV slot each one writes) are [T] int64;
     logits_rows [R] int64 are indices into the T. `attention` is the step's plan, from `Transformer.plan` with the
-    same sequences in the same order. `watch`, if any, is shown each layer's rotated queries [T, H, D] in turn, when the
-    cache holds its keys.
+    same sequences in the same order, and `lora`, from `Transformer.lora_rows`, says which of the T have an adapter.
+    `watch`, if any, is shown each layer's rotated queries [T, H, D] in turn, when the cache holds its keys.
     """
 
     token_ids: Tensor
@@ -27,4 +28,5 @@ class ModelInputs:
     slot_mapping: Tensor
     logits_rows: Tensor
     attention: object
+    lora: LoraRows | None = None
     watch: Watch | None = None

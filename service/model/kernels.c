@@ -1,4 +1,5 @@
-// The memory-bound operators of one transformer layer: attention over the paged cache, rotary + cache write, norm, gated activation.
+// The memory-bound operators of one transformer layer: attention over the paged cache, rotary + cache write, norm, gated activation,
+// low-rank adapters.
 //
 // service/model/ops.py holds the plain PyTorch version of each (the reference and the fallback) and the contract of the arguments.
 // For AVX-512; built by service/model/native_build.py with whatever C compiler there is. Nothing here is needed, only faster.
@@ -14,6 +15,7 @@
 #define MAX_ROWS 64      // query rows (tokens x heads of one KV head) of a work item
 #define MAX_HEAD_DIM 256
 #define ROW_GROUP 8      // rows whose accumulators live in registers at once
+#define MAX_RANKS 768    // hidden values of an adapter for one layer: three fused ones with the largest rank
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -348,4 +350,69 @@ static void gate_bf16(void *args, int64_t row) { gate_row(args, row, BF16); }
 
 void headcount_silu_gate(struct gate *a, int64_t rows) {
     parallel_for(rows, a, a->dtype == F32 ? gate_f32 : gate_bf16, rows >= 16);
+}
+
+// ---------------------------------------------------------------------------------------------- low-rank adapters
+
+struct low_rank {
+    const void *x;         // [*, inputs]
+    void *y;               // [*, outputs]: += x down' up, in `rows`
+    const int64_t *rows;   // [num_rows]
+    const void *down;      // [ranks, inputs]
+    const void *up;        // [rank, columns] of each part, one after the other
+    const int64_t *parts;  // [num_parts, 4]: first column, columns, first rank, rank
+    int64_t num_rows, inputs, outputs;
+    int ranks, num_parts, dtype;
+};
+
+// hidden[r][j] = sum_i x[row[r]][i] * down[j][i], lane by lane and then over the lanes.
+INLINE void shrink(const struct low_rank *a, const int64_t *row, float *hidden, int dtype, int n) {
+    for (int j = 0; j < a->ranks; j++) {
+        vec acc[ROW_GROUP];
+        for (int r = 0; r < n; r++) acc[r] = splat(0);
+        for (int64_t i = 0; i < a->inputs; i += LANES) {
+            vec w = load(a->down, j * a->inputs + i, dtype);
+            for (int r = 0; r < n; r++) acc[r] = fmadd(load(a->x, row[r] * a->inputs + i, dtype), w, acc[r]);
+        }
+        for (int r = 0; r < n; r++) hidden[r * MAX_RANKS + j] = sum_lanes(acc[r]);
+    }
+}
+
+// y[row[r]][first column + d] += sum_j hidden[r][first rank + j] * up[j][d], j in order.
+INLINE void expand(const struct low_rank *a, const int64_t *row, const float *hidden, int dtype, int n) {
+    int64_t at = 0;
+    for (const int64_t *part = a->parts; part < a->parts + 4 * a->num_parts; part += 4) {
+        const int64_t first = part[0], columns = part[1], rank = part[3];
+        const float *seen = hidden + part[2];
+        for (int64_t d = 0; d < columns; d += LANES) {
+            vec acc[ROW_GROUP];
+            for (int r = 0; r < n; r++) acc[r] = splat(0);
+            for (int64_t j = 0; j < rank; j++) {
+                vec w = load(a->up, at + j * columns + d, dtype);
+                for (int r = 0; r < n; r++) acc[r] = fmadd(splat(seen[r * MAX_RANKS + j]), w, acc[r]);
+            }
+            for (int r = 0; r < n; r++) {
+                int64_t to = row[r] * a->outputs + first + d;
+                store(a->y, to, load(a->y, to, dtype) + acc[r], dtype);
+            }
+        }
+        at += rank * columns;
+    }
+}
+
+INLINE void add_low_rank(const struct low_rank *a, int64_t item, int dtype) {
+    float hidden[ROW_GROUP * MAX_RANKS];
+    const int64_t *row = a->rows + item * ROW_GROUP;
+    int64_t left = a->num_rows - item * ROW_GROUP;
+    int n = left < ROW_GROUP ? left : ROW_GROUP;
+#define CALL(N) shrink(a, row, hidden, dtype, N), expand(a, row, hidden, dtype, N)
+    FOR_ROW_COUNT(n, CALL)
+#undef CALL
+}
+
+static void low_rank_f32(void *args, int64_t item) { add_low_rank(args, item, F32); }
+static void low_rank_bf16(void *args, int64_t item) { add_low_rank(args, item, BF16); }
+
+void headcount_low_rank(struct low_rank *a, int64_t num_items) {
+    parallel_for(num_items, a, a->dtype == F32 ? low_rank_f32 : low_rank_bf16, 1);
 }

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.model.lora import LoraRows
+
 logger = logging.getLogger(__name__)
 
 PACKABLE = (torch.float32, torch.bfloat16)
@@ -34,9 +36,13 @@ START_IN_PAGE = 64  # where PyTorch's allocator puts what malloc maps for it
 
 
 class Linear:
-    """y = x Wᵀ + b; x [num_rows, K], weight [N, K], bias [N]. On CPU rows do not influence each other's bits."""
+    """y = x Wᵀ + b; x [num_rows, K], weight [N, K], bias [N]. On CPU rows do not influence each other's bits.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    Adapters know it by its `name`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, name: str = "") -> None:
+        self.name = name
         self.bias = bias
         self.num_weights = weight.numel()
         on_cpu = weight.device.type == "cpu"
@@ -47,7 +53,13 @@ class Linear:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_FOR_ROWS)  # noqa: SLF001
             self._multiply: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, lora: LoraRows | None = None) -> Tensor:
+        y = self._product(x)
+        if lora is not None:
+            lora.add(self.name, x, y)
+        return y
+
+    def _product(self, x: Tensor) -> Tensor:
         if not self.is_packed:
             return functional.linear(x, self.weight, self.bias)
         if x.shape[0] == 1:

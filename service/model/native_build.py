@@ -33,7 +33,7 @@ FLAGS = (
     *(f"-m{feature}" for feature in FEATURES),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
 )
-FUNCTIONS = ("headcount_attention", "headcount_rotary", "headcount_norm", "headcount_silu_gate")
+FUNCTIONS = ("headcount_attention", "headcount_rotary", "headcount_norm", "headcount_silu_gate", "headcount_low_rank")
 BUILD_TIMEOUT_S = 300
 CPUINFO = Path("/proc/cpuinfo")
 

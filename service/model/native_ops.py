@@ -13,11 +13,13 @@ from torch import Tensor
 from service.model import native_build
 from service.model.attention import SequenceSpan
 from service.model.kv_cache import LayerCache
+from service.model.lora import LowRank
 from service.model.ops import Ops, TorchOps
 
-LANES = 16  # this and the next three as in kernels.c
+LANES = 16  # this and the next four as in kernels.c
 MAX_HEAD_DIM = 256
 MAX_ROWS = 64
+ROW_GROUP = 8
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 QUERY_TILE = 8
 
@@ -53,6 +55,14 @@ class _Gate(ctypes.Structure):
         ("out", ctypes.c_void_p),
         ("width", ctypes.c_int64),
         ("dtype", ctypes.c_int),
+    )
+
+
+class _LowRank(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "y", "rows", "down", "up", "parts")),
+        *((name, ctypes.c_int64) for name in ("num_rows", "inputs", "outputs")),
+        *((name, ctypes.c_int) for name in ("ranks", "num_parts", "dtype")),
     )
 
 
@@ -155,6 +165,26 @@ class NativeOps:
         arguments = _Gate(gate_up.data_ptr(), out.data_ptr(), double_width // 2, self._dtype)
         self._library.headcount_silu_gate(ctypes.addressof(arguments), num_rows)
         return out
+
+    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: LowRank) -> None:
+        assert x.is_contiguous()
+        assert y.is_contiguous()
+        parts, num_rows = np.array(delta.parts, np.int64), rows.numel()
+        arguments = _LowRank(
+            x.data_ptr(),
+            y.data_ptr(),
+            rows.data_ptr(),
+            delta.down.data_ptr(),
+            delta.up.data_ptr(),
+            parts.ctypes.data,
+            num_rows,
+            x.shape[1],
+            y.shape[1],
+            delta.down.shape[0],
+            len(parts),
+            self._dtype,
+        )
+        self._library.headcount_low_rank(ctypes.addressof(arguments), -(-num_rows // ROW_GROUP))
 
 
 def choose_ops(

@@ -26,45 +26,18 @@ from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
 from service.model.kv_cache import KVCache, LayerCache
 from service.model.linear import Linear
+from service.model.lora import LoraRows, lora_rows
+from service.model.norm import norm
 from service.model.ops import Ops
 from service.model.rotary import Rotary
+from service.types import Adapter
 
 Weights = Mapping[str, Tensor]
 Rotation = tuple[Tensor, Tensor] | None
 
 
-class RMSNorm:
-    """https://arxiv.org/abs/1910.07467, with the residual's sum."""
-
-    def __init__(self, weight: Tensor, eps: float, ops: Ops) -> None:
-        self._weight, self._eps, self._ops = weight, eps, ops
-
-    def __call__(self, residual: Tensor, delta: Tensor | None) -> Tensor:
-        """residual [T, hidden] += delta in place; returns its norm."""
-        return self._ops.rms_norm(residual, delta, self._weight, self._eps)
-
-
-class LayerNorm:
-    """https://arxiv.org/abs/1607.06450, with the residual's sum."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
-        self._weight, self._bias, self._eps = weight, bias, eps
-
-    def __call__(self, residual: Tensor, delta: Tensor | None) -> Tensor:
-        """residual [T, hidden] += delta in place; returns its norm."""
-        if delta is not None:
-            residual.add_(delta)
-        return functional.layer_norm(residual, self._weight.shape, self._weight, self._bias, self._eps)
-
-
-def _norm(config: ModelConfig, weights: Weights, name: str, ops: Ops) -> RMSNorm | LayerNorm:
-    if config.norm == "rms":
-        return RMSNorm(weights[f"{name}.weight"], config.norm_eps, ops)
-    return LayerNorm(weights[f"{name}.weight"], weights[f"{name}.bias"], config.norm_eps)
-
-
 def _linear(weights: Weights, name: str) -> Linear:
-    return Linear(weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+    return Linear(weights[f"{name}.weight"], weights.get(f"{name}.bias"), name=name)
 
 
 class MultiHeadAttention:
@@ -83,14 +56,14 @@ class MultiHeadAttention:
 
     def __call__(self, x: Tensor, rotation: Rotation, cache: LayerCache, inputs: ModelInputs) -> Tensor:
         """x [T, hidden] -> [T, hidden]; writes the tokens' keys and values into `cache` first."""
-        qkv = self.qkv(x)
+        qkv = self.qkv(x, inputs.lora)
         if self._qk_norm is not None:
             heads = qkv.view(x.shape[0], -1, self._head_dim)[:, : self._qk_norm.shape[0]]
             heads.copy_(functional.rms_norm(heads, (self._head_dim,), None, self._norm_eps).mul_(self._qk_norm))
         query = self._ops.rotary_and_cache(qkv, rotation, inputs.slot_mapping, cache, self._num_heads)
         if inputs.watch is not None:
             inputs.watch(query, cache)
-        return self.o(self._ops.attention(query, cache, inputs.attention, scale=self._scale))
+        return self.o(self._ops.attention(query, cache, inputs.attention, scale=self._scale), inputs.lora)
 
 
 class GatedMLP:
@@ -101,8 +74,8 @@ class GatedMLP:
         self.down = _linear(weights, f"{prefix}.down")
         self._ops = ops
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self._ops.silu_gate(self.gate_up(x)))
+    def __call__(self, x: Tensor, lora: LoraRows | None) -> Tensor:
+        return self.down(self._ops.silu_gate(self.gate_up(x, lora)), lora)
 
 
 class MLP:
@@ -113,17 +86,17 @@ class MLP:
         self.down = _linear(weights, f"{prefix}.down")
         self._activation = gelu if config.activation == "gelu" else gelu_tanh
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self._activation(self.up(x)))
+    def __call__(self, x: Tensor, lora: LoraRows | None) -> Tensor:
+        return self.down(self._activation(self.up(x, lora)), lora)
 
 
 class Layer:
     """Attention, then MLP, each on the norm of the residual."""
 
     def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: Ops) -> None:
-        self._attention_norm = _norm(config, weights, f"{prefix}.attention_norm", ops)
+        self._attention_norm = norm(config, weights, f"{prefix}.attention_norm", ops)
         self.attention = MultiHeadAttention(config, weights, prefix, ops)
-        self._mlp_norm = _norm(config, weights, f"{prefix}.mlp_norm", ops)
+        self._mlp_norm = norm(config, weights, f"{prefix}.mlp_norm", ops)
         self.mlp = GatedMLP(weights, prefix, ops) if config.gated_mlp else MLP(config, weights, prefix)
 
     def __call__(
@@ -131,7 +104,7 @@ class Layer:
     ) -> Tensor:
         """residual [T, hidden] += delta + attention, in place; returns the MLP's output, not yet added."""
         attended = self.attention(self._attention_norm(residual, delta), rotation, cache, inputs)
-        return self.mlp(self._mlp_norm(residual, attended))
+        return self.mlp(self._mlp_norm(residual, attended), inputs.lora)
 
 
 class Transformer:
@@ -149,7 +122,7 @@ class Transformer:
             factors = weights.get("rope_factors.weight")
             self._rotary = Rotary(config.rope, config.head_dim, frequency_factors=factors, device=self.device)
         self._layers = tuple(Layer(config, weights, f"layers.{i}", ops) for i in range(config.num_layers))
-        self._final_norm = _norm(config, weights, "final_norm", ops)
+        self._final_norm = norm(config, weights, "final_norm", ops)
         head = "embedding" if config.tie_word_embeddings else "lm_head"
         self._lm_head = Linear(weights[f"{head}.weight"])
 
@@ -189,6 +162,10 @@ class Transformer:
         return self._ops.plan(
             spans, block_size=self.block_size, device=self.device, sliding_window=self.config.sliding_window
         )
+
+    def lora_rows(self, runs: Iterable[tuple[Adapter | None, int]]) -> LoraRows | None:
+        """Which rows of the batch have an adapter, for `ModelInputs.lora`: each sequence's, and its number of rows."""
+        return lora_rows(runs, add=self._ops.add_low_rank, device=self.device)
 
     def forward(self, inputs: ModelInputs, kv_cache: KVCache) -> Tensor:
         """Logits [R, vocab_size] float32 of the rows asked for. Keys and values of all T tokens go into the cache."""

@@ -1,0 +1,86 @@
+"""Low-rank adapters (LoRA, https://arxiv.org/abs/2106.09685), added beside the model's own weights:
+
+    y = x Wᵀ + b + scale · (x Aᵀ) Bᵀ
+
+W stays what it was, packed and shared by the replicas; only the rows of a batch that have an adapter get its product.
+An adapter never changes: whoever holds one may use it, and it goes when nobody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from service.types import Adapter
+
+
+class UpPart(NamedTuple):
+    """Columns of the output that one of the fused layers owns: it sees `rank` of the R hidden values."""
+
+    first_column: int
+    num_columns: int
+    first_rank: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """What an adapter adds to one linear layer with K inputs: for each part, (x downᵀ)[its ranks] · its up.
+
+    down [R, K]; up holds the [rank, num_columns] of the parts one after the other, the scale in them.
+    """
+
+    down: Tensor
+    up: Tensor
+    parts: tuple[UpPart, ...]
+
+    def ups(self) -> Iterable[tuple[UpPart, Tensor]]:
+        """Each part with its [rank, num_columns]."""
+        sizes = [part.rank * part.num_columns for part in self.parts]
+        for part, flat in zip(self.parts, torch.split(self.up, sizes), strict=True):
+            yield part, flat.view(part.rank, part.num_columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LoraAdapter:
+    """Implements `Adapter`. `deltas` maps the names of linear layers ("layers.0.qkv") to what they get."""
+
+    name: str
+    key: bytes
+    deltas: Mapping[str, LowRank]
+
+
+AddLowRank = Callable[[Tensor, Tensor, Tensor, LowRank], None]  # see Ops.add_low_rank
+
+
+class LoraRows:
+    """Which rows of one step's batch have which adapter."""
+
+    def __init__(self, rows: Mapping[LoraAdapter, Tensor], add: AddLowRank) -> None:
+        self._rows = rows
+        self._add = add
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Add to `y`, the result of the linear layer `name` for `x`, what each row's adapter has for it."""
+        for adapter, rows in self._rows.items():
+            delta = adapter.deltas.get(name)
+            if delta is not None:
+                self._add(x, y, rows, delta)
+
+
+def lora_rows(runs: Iterable[tuple[Adapter | None, int]], *, add: AddLowRank, device: torch.device) -> LoraRows | None:
+    """The rows of a batch, as successive runs: an adapter, or none, and a number of rows. None if none has one."""
+    rows: dict[LoraAdapter, list[int]] = {}
+    first = 0
+    for adapter, num_rows in runs:
+        if adapter is not None:
+            assert isinstance(adapter, LoraAdapter)
+            rows.setdefault(adapter, []).extend(range(first, first + num_rows))
+        first += num_rows
+    if not rows:
+        return None
+    return LoraRows({adapter: torch.tensor(own, device=device) for adapter, own in rows.items()}, add)
