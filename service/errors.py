@@ -15,6 +15,7 @@ bodies, logs and metrics.
     │   ├── PermissionDeniedError     a key that may not do this (403)
     │   ├── UnknownModelError         the `model` asked for is not served here (404)
     │   ├── OverloadedError           the queue is full; `retry_after_s` says when to come back (429)
+    │   ├── RateLimitError            the tenant's own limit is reached; `retry_after_s` likewise (429)
     │   └── UnavailableError          starting, draining or dead (503)
     ├── GrammarError              a sequence cannot go on under its grammar; ends that sequence alone
     └── EngineError               our fault: a sequence or the engine failed (500)
@@ -86,6 +87,14 @@ class UnknownModelError(RequestError):
 
 
 class OverloadedError(RequestError):
+    label = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimitError(RequestError):
     label = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:

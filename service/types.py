@@ -143,6 +143,11 @@ class GenerateRequest:
     adapter: Adapter | None = None
     arrival_at: float
 
+    @property
+    def most_tokens(self) -> int:
+        """Of prompt and outputs together."""
+        return len(self.prompt_token_ids) + self.n * self.sampling.max_tokens
+
     def __post_init__(self) -> None:
         _check(len(self.prompt_token_ids) > 0, "prompt", "The prompt has no tokens.")
         _check(1 <= self.n <= MAX_CHOICES, "n", f"n must be between 1 and {MAX_CHOICES}.")

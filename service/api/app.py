@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from service.api import attention, chat, completions, dialects, embeddings, examples, tokenize
-from service.api.auth import Authentication
+from service.api.auth import RATE_LIMIT_HEADERS, Authentication
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
@@ -57,15 +57,14 @@ def create_app(state: ApiState) -> FastAPI:
         attention.AttentionFields,
     )
     app.openapi = openapi_of(app, models)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-    if state.keys is not None:
-        app.add_middleware(Authentication, keys=state.keys)
+    app.add_middleware(Authentication, state=state)
     if state.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=state.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER],
+            expose_headers=[REQUEST_ID_HEADER, *RATE_LIMIT_HEADERS],
         )
     app.add_middleware(RequestScope, state=state)  # added last, so that it is the outermost
     return app

@@ -15,6 +15,7 @@ from service.api.body import parse_body
 from service.api.conversation import Message
 from service.api.fields import Int, StrictModel, Unsupported, kind_of_text
 from service.api.generation import raise_failure
+from service.api.logs import RequestRecord
 from service.api.openapi import answers, request_body
 from service.api.render import Json
 from service.api.state import ApiState
@@ -119,10 +120,11 @@ def attention_routes(state: ApiState) -> APIRouter:
     return router
 
 
-async def _look(state: ApiState, body: bytes, arrival_at: float) -> Json:
+async def _look(state: ApiState, body: bytes, record: RequestRecord) -> Json:
     source, fields, prompt = await asyncio.to_thread(_prepare, state, body)
     num_new = fields.max_tokens or 0
-    token_ids = (*prompt, *await _continuation(state, prompt, num_new, arrival_at)) if num_new else prompt
+    record.reserve(len(prompt) + num_new)
+    token_ids = (*prompt, *await _continuation(state, prompt, num_new, record.started_at)) if num_new else prompt
     found = await source.look(_request(source, fields, token_ids))
     return await asyncio.to_thread(_rendered, state, source, found, token_ids, len(prompt))
 

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Response
 
 from service.api import examples, messages, responses
+from service.api.logs import RequestRecord
 from service.api.openapi import answers, anthropic_answers, request_body
 from service.api.respond import GenerationResponse
 from service.api.state import ApiState
@@ -49,5 +50,5 @@ def dialect_routes(state: ApiState) -> APIRouter:
     return router
 
 
-async def _count_tokens(state: ApiState, body: bytes, _: float) -> object:
+async def _count_tokens(state: ApiState, body: bytes, _: RequestRecord) -> object:
     return {"input_tokens": await asyncio.to_thread(messages.count_tokens, state, body)}

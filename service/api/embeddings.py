@@ -15,6 +15,7 @@ from service.api import examples
 from service.api.body import parse_body
 from service.api.completions import TokenIds, kind_of_prompt
 from service.api.fields import Int, StrictModel, Unsupported
+from service.api.logs import RequestRecord
 from service.api.openapi import answers, request_body
 from service.api.render import Json
 from service.api.state import ApiState
@@ -69,8 +70,9 @@ def embedding_routes(state: ApiState) -> APIRouter:
     return router
 
 
-async def _embed(state: ApiState, body: bytes, _: float) -> Json:
+async def _embed(state: ApiState, body: bytes, record: RequestRecord) -> Json:
     source, fields, request = await asyncio.to_thread(_prepare, state, body)
+    record.reserve(request.num_tokens)
     vectors = await source.embed(request)
     return await asyncio.to_thread(_rendered, state, fields, request, vectors)
 

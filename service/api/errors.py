@@ -25,6 +25,7 @@ from service.errors import (
     HeadcountError,
     OverloadedError,
     PermissionDeniedError,
+    RateLimitError,
     RequestError,
     UnavailableError,
     UnknownModelError,
@@ -35,6 +36,7 @@ _STATUS: dict[type[RequestError], int] = {
     PermissionDeniedError: HTTPStatus.FORBIDDEN,
     UnknownModelError: HTTPStatus.NOT_FOUND,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     RequestError: HTTPStatus.BAD_REQUEST,  # all others
 }
@@ -63,13 +65,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as HTTP shows it."""
+    """An error as HTTP shows it; `is_limit` where it is the tenant's own limit that was reached."""
 
     status: int
     message: str
     code: str | None
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    is_limit: bool = False
 
     @property
     def envelope(self) -> dict[str, dict[str, str | None]]:
@@ -85,14 +88,15 @@ class Failure:
 
     @property
     def anthropic_envelope(self) -> dict[str, object]:
-        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        kind = "rate_limit_error" if self.is_limit else _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
         return {"type": "error", "error": {"type": kind, "message": self.message}}
 
     def response(self, scope: Scope) -> Response:
         """The answer to the request of `scope`."""
         if not is_anthropic(scope):
             return JSONResponse(self.envelope, status_code=self.status, headers=self.headers)
-        status = ANTHROPIC_OVERLOADED if self.status == HTTPStatus.TOO_MANY_REQUESTS else self.status
+        is_overloaded = self.status == HTTPStatus.TOO_MANY_REQUESTS and not self.is_limit
+        status = ANTHROPIC_OVERLOADED if is_overloaded else self.status
         return JSONResponse(self.anthropic_envelope, status_code=status, headers=self.headers)
 
 
@@ -105,7 +109,7 @@ def is_anthropic(scope: Scope) -> bool:
 def fail(record: RequestRecord, error: Exception) -> Failure:
     """How `error` is answered; noted in `record`, and logged if it is our fault: then the client gets no details."""
     failure = _failure_of(error)
-    record.error = failure.code
+    record.error, record.is_limited = failure.code, failure.is_limit
     if failure.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         _logger.error("request %s failed", record.request_id, exc_info=error)
     return failure
@@ -114,7 +118,8 @@ def fail(record: RequestRecord, error: Exception) -> Failure:
 def _failure_of(error: Exception) -> Failure:
     if isinstance(error, RequestError):
         status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-        return Failure(status, str(error), error.label, error.param, _headers(error))
+        is_limit = isinstance(error, RateLimitError)
+        return Failure(status, str(error), error.label, error.param, _headers(error), is_limit)
     if isinstance(error, HTTPException):
         code = _HTTP_CODES.get(error.status_code)
         return Failure(error.status_code, error.detail, code, headers=dict(error.headers or {}))
@@ -125,7 +130,7 @@ def _failure_of(error: Exception) -> Failure:
 def _headers(error: RequestError) -> dict[str, str]:
     if isinstance(error, AuthenticationError):
         return {"www-authenticate": "Bearer"}
-    if not isinstance(error, OverloadedError):
+    if not isinstance(error, OverloadedError | RateLimitError):
         return {}
     return {
         "retry-after": str(math.ceil(error.retry_after_s)),

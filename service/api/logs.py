@@ -13,6 +13,7 @@ from starlette.types import Scope
 from typing_extensions import override
 
 from service.api.keys import Tenant
+from service.api.limits import Usage
 from service.types import FinishReason, GenerateRequest
 
 REQUEST_LOGGER = "headcount.request"
@@ -69,7 +70,7 @@ class RequestRecord:
 
     `endpoint` is a route's path, never a raw URL; `status` is CLIENT_CLOSED_REQUEST until an answer begins. `request`
     is the first of those that it became; `trace_id` is there where requests are traced, `tenant` where keys are asked
-    for.
+    for, `usage` where limits are looked at: `is_limited` says that one was reached.
     """
 
     request_id: str
@@ -88,6 +89,20 @@ class RequestRecord:
     tally: Tally | None = None
     trace_id: str | None = None
     tenant: Tenant | None = None
+    usage: Usage | None = None
+    is_limited: bool = False
+
+    @property
+    def num_used_tokens(self) -> int:
+        """Of prompts and outputs; what generates nothing has used what it reserved."""
+        if self.tally is None:
+            return 0 if self.usage is None else self.usage.num_reserved
+        return self.tally.num_prompt_tokens + self.tally.num_output_tokens if self.tally.is_admitted else 0
+
+    def reserve(self, num_tokens: int) -> None:
+        """Before the engine gets them. Raises RateLimitError."""
+        if self.usage is not None:
+            self.usage.reserve(num_tokens)
 
     def fields(self, ended_at: float) -> dict[str, object]:
         return {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
+from service.api.keys import Tenant
 from service.api.logs import RequestRecord
-from service.metrics.recorder import GenerationStats, HttpStats, Recorder
+from service.metrics.recorder import GenerationStats, HttpStats, Recorder, TenantOutcome, TenantStats
 
 
 def measure(recorder: Recorder, record: RequestRecord, ended_at: float) -> None:
@@ -17,8 +20,11 @@ def measure(recorder: Recorder, record: RequestRecord, ended_at: float) -> None:
             request_bytes=record.request_bytes,
             response_bytes=record.response_bytes,
             error=record.error,
+            is_limited=record.is_limited,
         )
     )
+    if record.tenant is not None:
+        recorder.on_tenant(_tenant_stats(record.tenant, record))
     tally = record.tally
     if tally is not None and tally.is_admitted:
         recorder.on_generation(
@@ -29,3 +35,23 @@ def measure(recorder: Recorder, record: RequestRecord, ended_at: float) -> None:
                 longest_output_tokens=tally.longest_output_tokens,
             )
         )
+
+
+def _tenant_stats(tenant: Tenant, record: RequestRecord) -> TenantStats:
+    num_output_tokens = 0 if record.tally is None else record.tally.num_output_tokens
+    return TenantStats(
+        tenant=tenant.name,
+        outcome=_outcome(record),
+        num_prompt_tokens=record.num_used_tokens - num_output_tokens,
+        num_output_tokens=num_output_tokens,
+    )
+
+
+def _outcome(record: RequestRecord) -> TenantOutcome:
+    if record.is_limited:
+        return "limited"
+    if record.client_disconnected:
+        return "gone"
+    if HTTPStatus.BAD_REQUEST <= record.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "refused"
+    return "ok" if record.error is None else "failed"  # of a stream that fails, the status is 200

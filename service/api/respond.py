@@ -54,6 +54,7 @@ class GenerationResponse(Response):
         record.model = self._state.model_id
         record.request, record.is_stream = job.requests[0], job.stream
         record.tally = tally = job.tally()
+        record.reserve(sum(request.most_tokens for request in job.requests))
         if self._state.log_prompts:
             record.prompts = [self._state.prompt_text(request) for request in job.requests]
         async with aclosing(generate(self._state, job, tally)) as pieces:

@@ -42,7 +42,7 @@ class ApiState:
     ("*" for any). `tool_parser` names the format of tool calls. `fleet` is there where the whole fleet can be asked
     about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into;
     `embedding` where it makes vectors of texts; `keys` where API keys are asked for. `generates` is false where vectors
-    are all that the model makes.
+    are all that the model makes. `num_replicas` share the limits of a tenant.
     `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
@@ -62,6 +62,7 @@ class ApiState:
     attention: AttentionSource | None = None
     embedding: EmbeddingSource | None = None
     keys: KeyRing | None = None
+    num_replicas: Callable[[], int] = lambda: 1
     generates: bool = True
     clock: Clock = time.monotonic
     wall_clock: Clock = time.time

@@ -17,6 +17,7 @@ from service.api.body import parse_body, parse_object
 from service.api.chat import ChatRequest, prompt_of
 from service.api.conversation import Message
 from service.api.fields import Int, StrictModel, Unsupported
+from service.api.logs import RequestRecord
 from service.api.openapi import answers, request_body
 from service.api.render import Json
 from service.api.state import ApiState
@@ -103,15 +104,15 @@ def tokenize_routes(state: ApiState) -> APIRouter:
     return router
 
 
-async def _tokenize(state: ApiState, body: bytes, _: float) -> Json:
+async def _tokenize(state: ApiState, body: bytes, _: RequestRecord) -> Json:
     return await asyncio.to_thread(_tokenized, state, body)
 
 
-async def _detokenize(state: ApiState, body: bytes, _: float) -> Json:
+async def _detokenize(state: ApiState, body: bytes, _: RequestRecord) -> Json:
     return await asyncio.to_thread(_detokenized, state, body)
 
 
-async def _render(state: ApiState, body: bytes, _: float) -> Json:
+async def _render(state: ApiState, body: bytes, _: RequestRecord) -> Json:
     return await asyncio.to_thread(_rendered, state, body)
 
 

@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.body import read_body
 from service.api.disconnect import unless_disconnected
-from service.api.logs import CLIENT_CLOSED_REQUEST, record_of
+from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, record_of
 from service.api.state import ApiState
 
-Work = Callable[[ApiState, bytes, float], Coroutine[Any, Any, object]]
-"""Makes the answer to a body that came at an instant. What is slow goes into a thread."""
+Work = Callable[[ApiState, bytes, RequestRecord], Coroutine[Any, Any, object]]
+"""Makes the answer to the body of a request. What is slow goes into a thread."""
 
 
 class WorkResponse(Response):
@@ -31,13 +31,13 @@ class WorkResponse(Response):
         record = record_of(scope)
         try:
             body = await read_body(Request(scope, receive), self._state.max_body_bytes)
-            response = await unless_disconnected(receive, self._answer(body, record.started_at))
+            response = await unless_disconnected(receive, self._answer(body, record))
             record.model = self._state.model_id
         except ClientDisconnect:
             record.client_disconnected = True
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         await response(scope, receive, send)
 
-    async def _answer(self, body: bytes, arrival_at: float) -> Response:
-        answer = await self._work(self._state, body, arrival_at)
+    async def _answer(self, body: bytes, record: RequestRecord) -> Response:
+        answer = await self._work(self._state, body, record)
         return await asyncio.to_thread(JSONResponse, answer)  # it may have megabytes of numbers

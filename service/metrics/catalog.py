@@ -204,6 +204,15 @@ HTTP_RESPONSE_SIZE = Metric("http_response_size_bytes", Kind.SUMMARY, "Bytes of 
 HTTP_ERRORS = Metric(
     "headcount_request_errors_total", Kind.COUNTER, "Requests that failed, by the error's code.", ("handler", "code")
 )
+TENANT_REQUESTS = Metric(
+    "headcount_tenant_requests_total",
+    Kind.COUNTER,
+    "Requests with a key, by `ok`, `limited` (the tenant's own limit), `refused`, `failed` or `gone` (the client).",
+    ("tenant", "outcome"),
+)
+TENANT_TOKENS = Metric(
+    "headcount_tenant_tokens_total", Kind.COUNTER, "Tokens of these requests: `prompt` or `output`.", ("tenant", "kind")
+)
 BUILD = Metric(
     "headcount_build_info", Kind.GAUGE, "Always 1; the version that runs is the label.", ("version",), "livemax"
 )

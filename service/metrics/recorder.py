@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
@@ -20,6 +21,7 @@ from service.metrics.catalog import Kind, Metric
 from service.types import FinishReason, SequenceTimings, StepStats
 
 ENGINE = "0"  # each replica has one engine
+TenantOutcome = Literal["ok", "limited", "refused", "failed", "gone"]
 _QUEUE_FULL = "max_num_queued_reqs"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -54,7 +56,7 @@ class GenerationStats:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpStats:
     """One HTTP request that has ended. `handler` is the route's path; `error` is the code in the error envelope, if
-    any.
+    any; `is_limited` that it was refused by a limit of its tenant, not by a full queue.
     """
 
     handler: str
@@ -64,6 +66,17 @@ class HttpStats:
     request_bytes: int
     response_bytes: int
     error: str | None = None
+    is_limited: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantStats:
+    """One request with a key that has ended; outcomes are those of the catalog."""
+
+    tenant: str
+    outcome: TenantOutcome
+    num_prompt_tokens: int
+    num_output_tokens: int
 
 
 class Recorder:
@@ -130,8 +143,15 @@ class Recorder:
         self._summaries[catalog.HTTP_RESPONSE_SIZE.name].labels(stats.handler).observe(stats.response_bytes)
         if stats.error is not None:
             self._counters[catalog.HTTP_ERRORS.name].labels(stats.handler, stats.error).inc()
-        if stats.error == OverloadedError.label:
+        if stats.error == OverloadedError.label and not stats.is_limited:
             self._count(catalog.REJECTIONS, 1, _QUEUE_FULL)
+
+    def on_tenant(self, stats: TenantStats) -> None:
+        """Take in what a tenant has used."""
+        self._counters[catalog.TENANT_REQUESTS.name].labels(stats.tenant, stats.outcome).inc()
+        tokens = self._counters[catalog.TENANT_TOKENS.name]
+        tokens.labels(stats.tenant, "prompt").inc(stats.num_prompt_tokens)
+        tokens.labels(stats.tenant, "output").inc(stats.num_output_tokens)
 
     def _declare(self, metric: Metric, registry: CollectorRegistry, max_model_len: int) -> None:
         name, text, labels = metric.name, metric.help, metric.labels

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from service.metrics.catalog import CATALOG, Kind
 from service.metrics.exposition import render
 from service.metrics.recorder import Recorder
-from tests.metrics.worlds import HTTP, INFO, STEP
+from tests.metrics.worlds import HTTP, INFO, STEP, TENANT
 
 ROOT = Path(__file__).parents[2]
 Writer = subprocess.Popen[str]
@@ -131,6 +131,7 @@ def test_names_come_out_as_declared(tmp_path: Path, start_writer: StartWriter) -
     registry = CollectorRegistry()
     recorder = Recorder(INFO, registry)
     recorder.on_request(HTTP)
+    recorder.on_tenant(TENANT)
     start_writer(1)
 
     for source in (registry, tmp_path):

@@ -12,7 +12,7 @@ from service import __version__
 from service.metrics.recorder import GenerationStats, Recorder
 from service.types import FinishReason, SequenceTimings
 from tests.metrics.worlds import HTTP as OVERLOADED
-from tests.metrics.worlds import INFO, STEP, TIMINGS
+from tests.metrics.worlds import INFO, STEP, TENANT, TIMINGS
 
 Value = Callable[..., float | None]
 HTTP = replace(OVERLOADED, status=200, error=None)
@@ -153,11 +153,24 @@ def test_an_http_request_is_counted_by_route_method_and_status_class(
 
 
 def test_a_refusal_because_of_overload_is_counted_as_one(recorder: Recorder, engine_value: Value) -> None:
-    """429 from a full queue is an admission rejection."""
+    """429 from a full queue is an admission rejection, one from the limit of a tenant is not."""
     recorder.on_request(OVERLOADED)
     recorder.on_request(replace(HTTP, status=400, error="invalid_value"))
+    recorder.on_request(replace(OVERLOADED, is_limited=True))
 
     assert engine_value("admission_rejections_total", reason="max_num_queued_reqs") == 1
+
+
+def test_what_a_tenant_uses_is_counted_by_its_name(recorder: Recorder, registry: CollectorRegistry) -> None:
+    """Requests by how they ended, tokens by where they stood."""
+    recorder.on_tenant(TENANT)
+    recorder.on_tenant(replace(TENANT, outcome="limited", num_prompt_tokens=0, num_output_tokens=0))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"headcount_tenant_{name}_total", {"tenant": "alice", **labels})
+
+    assert (value("requests", outcome="ok"), value("requests", outcome="limited")) == (1, 1)
+    assert (value("tokens", kind="prompt"), value("tokens", kind="output")) == (30, 5)
 
 
 def test_the_replica_describes_itself(recorder: Recorder, registry: CollectorRegistry, engine_value: Value) -> None:

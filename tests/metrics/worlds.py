@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.metrics.recorder import HttpStats, ReplicaInfo
+from service.metrics.recorder import HttpStats, ReplicaInfo, TenantStats
 from service.types import FinishReason, SequenceTimings, StepStats
 
 INFO = ReplicaInfo(
@@ -45,3 +45,4 @@ HTTP = HttpStats(
     response_bytes=20,
     error="rate_limit_exceeded",
 )
+TENANT = TenantStats(tenant="alice", outcome="ok", num_prompt_tokens=30, num_output_tokens=5)

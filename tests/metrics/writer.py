@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
-from tests.metrics.worlds import HTTP, INFO, STEP
+from tests.metrics.worlds import HTTP, INFO, STEP, TENANT
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     for _ in range(int(sys.argv[2])):
         recorder.on_step(STEP)
         recorder.on_request(HTTP)
+        recorder.on_tenant(TENANT)
     sys.stdout.write("recorded\n")
     sys.stdout.flush()
     sys.stdin.read()
