@@ -25,6 +25,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens or the model's context is used up
     ABORT = "abort"  # the client went away or asked for it, or the server shut down first
     ERROR = "error"  # the engine could not go on with this sequence; `TokenEvent.error` says why
+    TIMEOUT = "timeout"  # it was not begun, or not done, when its time was up
 
 
 def _check(ok: bool, param: str, message: str) -> None:
@@ -131,8 +132,8 @@ class GenerateRequest:
     """One request as the engine sees it: `n` sequences that continue the same prompt.
 
     Each output follows `grammar`, if there is one, and ends where it ends. `adapter` None is the model as it is.
-    `arrival_at` is a reading of the process's
-    monotonic clock (seconds).
+    `arrival_at` is a reading of the process's monotonic clock (seconds), as is `deadline_at`, after which nobody wants
+    the answer any more. Tenants share a busy engine by `weight`, after those of a higher `priority`.
     """
 
     request_id: str
@@ -142,6 +143,10 @@ class GenerateRequest:
     grammar: TokenGrammar | None = None
     adapter: Adapter | None = None
     arrival_at: float
+    deadline_at: float = math.inf
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
 
     @property
     def most_tokens(self) -> int:
@@ -155,6 +160,7 @@ class GenerateRequest:
             why = "cannot be combined with structured output or tools: their grammar says where the output ends."
             _check(not self.sampling.ignore_eos, "ignore_eos", f"ignore_eos {why}")
             _check(self.sampling.min_tokens == 0, "min_tokens", f"min_tokens {why}")
+        assert 0.0 < self.weight < math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,8 @@ class StepStats:
     Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed)
     and `kv_usage` are the state after it. `num_scheduled` sequences took part: `num_prefill_tokens` are their new
     tokens beyond the first of each, `num_context_tokens` what they attend to. `num_arrived` sequences with
-    `num_arrived_prompt_tokens` came since the step before. `ttft_s` and `itl_s` hold one entry per token that was a
+    `num_arrived_prompt_tokens` were accepted since the step before, and `num_refused` with about
+    `num_refused_prompt_tokens` were turned away. `ttft_s` and `itl_s` hold one entry per token that was a
     first or a later one. `finished` has one entry per sequence that ended.
     """
 
@@ -225,6 +232,8 @@ class StepStats:
     num_prefill_left: int = 0
     num_arrived: int = 0
     num_arrived_prompt_tokens: int = 0
+    num_refused: int = 0
+    num_refused_prompt_tokens: int = 0
     num_scheduled: int = 0
     num_prefill_tokens: int = 0
     num_context_tokens: int = 0

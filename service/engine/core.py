@@ -7,6 +7,7 @@ failure of its own, or a failure of the whole step.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -26,11 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Limits of a step. Raises ConfigError, naming the setting."""
+    """Limits of a step. Raises ConfigError, naming the setting.
+
+    What is not begun `queue_timeout_s` after its arrival is ended, unless its request says by when it must be done.
+    """
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     prefix_caching: bool = True
+    queue_timeout_s: float = math.inf
 
     def __post_init__(self) -> None:
         if self.max_num_seqs < 1:
@@ -39,6 +44,8 @@ class EngineConfig:
             raise ConfigError(
                 "max_num_batched_tokens must be at least max_num_seqs: each running sequence gets a token every step."
             )
+        if not self.queue_timeout_s > 0.0:
+            raise ConfigError("queue_timeout_s must be greater than 0.")
 
 
 class StepOutput(NamedTuple):
@@ -115,6 +122,7 @@ class EngineCore:
     def step(self) -> StepOutput:
         """One iteration: schedule, execute, commit."""
         started_at = self._clock()
+        self._expire(started_at)
         batch = self._scheduler.schedule()
         self._record.schedule(batch, started_at)
         results = self._execute(batch)
@@ -126,6 +134,13 @@ class EngineCore:
     def check_integrity(self) -> None:
         """Raise EngineError unless every KV block is accounted for."""
         self._scheduler.check_integrity()
+
+    def _expire(self, now: float) -> None:
+        """End what nobody waits for any more, begun or not."""
+        for sequence in [sequence for sequences in self._unfinished.values() for sequence in sequences]:
+            is_waiting = sequence.scheduled_at is None and sequence.deadline_at == math.inf
+            if now > (sequence.arrival_at + self.config.queue_timeout_s if is_waiting else sequence.deadline_at):
+                self._end(sequence, FinishReason.TIMEOUT, SequenceResult(), now)
 
     def _execute(self, batch: Batch) -> list[SequenceResult]:
         if not batch.scheduled:

@@ -1,19 +1,20 @@
 """Which sequences the next step computes, and how many tokens of each.
 
-`running + waiting` is always in order of arrival: sequences are admitted from the front of waiting to the end of
-running, and preempted from the end of running to the front of waiting. So older ones come first everywhere, and the
-oldest always progresses: it may take the blocks of all others, and alone it fits (the engine admits nothing that does
-not).
+Within a tenant, `running + waiting` is always in order of arrival: sequences are admitted from the front of waiting to
+the end of running, and preempted from the end of running to the front of waiting. So older ones come first, and someone
+always progresses: one that is left alone fits (the engine admits nothing that does not). Between tenants the queue
+decides who is next (`service.engine.fair_queue`), and who holds more places than a newcomer would makes room for it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.block_manager import BlockManager
+from service.engine.fair_queue import OUTPUT_COST, FairQueue
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence, SequenceStatus
+
+MAX_WAYS_GIVEN = 4
 
 
 class Scheduler:
@@ -24,8 +25,9 @@ class Scheduler:
         self._blocks = blocks
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._waiting: deque[Sequence] = deque()
-        self._running: deque[Sequence] = deque()
+        self._waiting = FairQueue()
+        self._running: list[Sequence] = []
+        self._lacks_blocks: Sequence | None = None  # the head of waiting, where there were too few for it
 
     @property
     def num_waiting(self) -> int:
@@ -42,16 +44,16 @@ class Scheduler:
         return waiting + sum(sequence.num_uncomputed_tokens - 1 for sequence in self._running)
 
     def add(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+        self._waiting.push(sequence)
 
     def schedule(self) -> Batch:
-        """Fill the budget: running sequences first, then waiting ones, oldest first. Empty only when there are none."""
+        """Fill the budget: running sequences first, then waiting ones. Empty only when there are none."""
         batch = Batch()
         budget = self._max_num_batched_tokens
+        self._give_way(batch)
         for sequence in tuple(self._running):
-            if not self._make_room(sequence, batch):
-                break
-            budget -= self._schedule(sequence, budget, batch)
+            if self._make_room(sequence, batch):
+                budget -= self._schedule(sequence, budget, batch)
         while budget > 0 and self._admit_next():
             sequence = self._running[-1]
             batch.admitted.append(sequence)
@@ -67,11 +69,15 @@ class Scheduler:
         sequence.prompt_logprobs.extend(result.prompt_logprobs)
         if result.token_id is not None:
             sequence.token_ids.append(result.token_id)
+            self._waiting.charge(sequence, OUTPUT_COST)
 
     def finish(self, sequence: Sequence, *, forget: bool = False) -> None:
         """End a waiting or running sequence and free its blocks; with `forget` their content is not reused."""
-        queue = self._running if sequence.status is SequenceStatus.RUNNING else self._waiting
-        queue.remove(sequence)
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+            self._waiting.end(sequence)
+        else:
+            self._waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
         self._blocks.free(sequence, forget=forget)
 
@@ -86,38 +92,59 @@ class Scheduler:
         batch.scheduled.append(ScheduledSequence(sequence, num_new_tokens))
         return num_new_tokens
 
-    def _make_room(self, sequence: Sequence, batch: Batch) -> bool:
-        """Give a running sequence its blocks, at the cost of younger ones; False when it had to go itself."""
-        if sequence.status is not SequenceStatus.RUNNING:
-            return False  # preempted for an older one in this step, as are all younger than it
-        while not self._blocks.grow(sequence):
-            youngest = self._running.pop()
-            self._preempt(youngest)
-            batch.num_preemptions += 1
-            if youngest is sequence:
-                return False
-        return True
+    def _give_way(self, batch: Batch) -> None:
+        """Preempt one sequence for the head of waiting, if that has a claim on its place and would not get one else.
 
-    def _preempt(self, sequence: Sequence) -> None:
+        Who gave way often enough stays, so that claims cannot keep anything from being done.
+        """
+        head = self._waiting.head()
+        if head is None or not self._running or self._awaits_prefix(head):
+            return
+        youngest = self._running[-1]
+        if len(self._running) >= self._max_num_seqs or head is self._lacks_blocks:
+            candidate = self._least_entitled(self._running)
+        elif youngest.num_uncomputed_tokens > self._max_num_batched_tokens - len(self._running):
+            candidate = youngest  # its prompt leaves nothing for others
+        else:
+            return
+        if candidate.num_preemptions < MAX_WAYS_GIVEN and self._waiting.has_claim(head, candidate):
+            self._preempt(candidate, batch)
+
+    def _make_room(self, sequence: Sequence, batch: Batch) -> bool:
+        """Give a running sequence its blocks, at the cost of those after it; False when it had to go itself."""
+        while sequence.status is SequenceStatus.RUNNING and not self._blocks.grow(sequence):
+            self._preempt(self._least_entitled(self._running[len(batch.scheduled) :]), batch)
+        return sequence.status is SequenceStatus.RUNNING
+
+    def _least_entitled(self, sequences: list[Sequence]) -> Sequence:
+        """Of the lowest priority, then of the tenant with the most places, then the youngest."""
+        return max(reversed(sequences), key=lambda each: (-each.priority, self._waiting.num_places(each)))
+
+    def _preempt(self, sequence: Sequence, batch: Batch) -> None:
         """Back to the front of waiting, to be computed again (or found in the prefix cache, if it is still there)."""
+        batch.num_preemptions += 1
+        self._running.remove(sequence)
         self._blocks.free(sequence)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.WAITING
-        self._waiting.appendleft(sequence)
+        self._waiting.send_back(sequence)
 
     def _admit_next(self) -> bool:
-        """Let the oldest waiting sequence run, if it may."""
-        if not self._waiting or len(self._running) >= self._max_num_seqs:
+        """Let the next waiting sequence run, if it may."""
+        sequence = self._waiting.head()
+        if sequence is None or len(self._running) >= self._max_num_seqs or self._awaits_prefix(sequence):
             return False
-        sequence = self._waiting[0]
         # One block stays for each running sequence, so that admission does not force a preemption a token later.
-        if self._awaits_prefix(sequence) or not self._blocks.admit(sequence, num_reserved_blocks=len(self._running)):
+        if not self._blocks.admit(sequence, num_reserved_blocks=len(self._running)):
+            self._lacks_blocks = sequence
             return False
-        self._running.append(self._waiting.popleft())
+        self._running.append(sequence)
+        self._waiting.begin(sequence)
         sequence.status = SequenceStatus.RUNNING
         if sequence.num_preemptions == 0:
             sequence.num_prefix_hit_tokens = sequence.num_computed_tokens
+            self._waiting.charge(sequence, sequence.num_uncomputed_tokens)
         return True
 
     def _awaits_prefix(self, sequence: Sequence) -> bool:

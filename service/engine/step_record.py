@@ -116,7 +116,7 @@ def _due_prompt_logprobs(
     sequence: Sequence, finish_reason: FinishReason | None
 ) -> tuple[TokenLogprob | None, ...] | None:
     """They come once, with the first event that follows from computing. Nothing precedes the first token."""
-    is_cut_short = finish_reason in (FinishReason.ABORT, FinishReason.ERROR)
+    is_cut_short = finish_reason in (FinishReason.ABORT, FinishReason.ERROR, FinishReason.TIMEOUT)
     if not sequence.wants_prompt_logprobs or is_cut_short or sequence.num_output_tokens > 1:
         return None
     return (None, *sequence.prompt_logprobs)

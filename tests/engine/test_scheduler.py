@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from service.engine.core import EngineConfig, EngineCore
+from service.engine.scheduler import MAX_WAYS_GIVEN
+from service.engine.sequence import Sequence
 from service.types import FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (
     BOMB,
@@ -196,31 +200,34 @@ class Load(RuleBasedStateMachine):
         n=st.sampled_from([1, 1, 1, 2, 3]),
         special=st.sampled_from([None, None, None, None, POISON, BOMB]),
         scores=st.booleans(),
+        who=st.sampled_from([("", 1.0, 0), ("", 1.0, 0), ("a", 1.0, 0), ("b", 2.5, 0), ("a", 1.0, 1), ("b", 2.5, 1)]),
     )
-    def add(self, prompt: list[int], max_tokens: int, n: int, special: int | None, scores: bool) -> None:
+    def add(
+        self, prompt: list[int], max_tokens: int, n: int, special: int | None, scores: bool, who: tuple[str, float, int]
+    ) -> None:
         prompt = prompt if special is None else [*prompt, special]
         scores = scores or max_tokens == 0
         if len(prompt) + max_tokens <= self.runner.max_model_len:
             new = request(*prompt, n=n, max_tokens=max_tokens, prompt_logprobs=0 if scores else None)
+            new = replace(new, tenant=who[0], weight=who[1], priority=who[2])
             self.core.add(new)
             self.accepted[new.request_id] = new
 
     @rule()
     def step(self) -> None:
-        live = self.live()
-        oldest = live[0] if live else None
+        queues = self.queues()
         num_batches = len(self.runner.batches)
         events, stats = self.core.step()
         self.events += events
-        assert (len(self.runner.batches) > num_batches) == bool(live), "no progress"
-        if oldest is not None:
+        assert (len(self.runner.batches) > num_batches) == bool(queues), "no progress"
+        if queues:
             batch = self.runner.batches[-1]
-            assert batch[0][:2] == oldest, "the oldest must progress"
             assert all(num_new_tokens > 0 for _, _, num_new_tokens in batch)
             assert sum(num_new_tokens for _, _, num_new_tokens in batch) <= self.config.max_num_batched_tokens
             assert len(batch) <= self.config.max_num_seqs
-            order = [live.index((request_id, index)) for request_id, index, _ in batch]
-            assert order == sorted(set(order)), "first come, first served"
+            for queue in queues:
+                order = [queue.index(entry[:2]) for entry in batch if entry[:2] in queue]
+                assert order == sorted(set(order)), "first come, first served"
         assert stats.num_running + stats.num_waiting == len(self.live())
         assert 0 <= stats.kv_usage <= 1
 
@@ -231,16 +238,25 @@ class Load(RuleBasedStateMachine):
             self.core.abort(request_id)
             self.aborted.add(request_id)
 
-    def live(self) -> list[tuple[str, int]]:
-        """Sequences without an end, in order of arrival."""
+    def live(self) -> list[Sequence]:
+        """Sequences without an end: those that run, then those that wait."""
         scheduler = self.core._scheduler
-        return [(seq.request_id, seq.index) for seq in (*scheduler._running, *scheduler._waiting)]
+        return [*scheduler._running, *scheduler._waiting]
+
+    def queues(self) -> list[list[tuple[str, int]]]:
+        """Request id and index of each tenant's live sequences at each priority, those that run first."""
+        by_tenant: dict[tuple[int, str], list[tuple[str, int]]] = {}
+        for sequence in self.live():
+            key = sequence.priority, sequence.tenant
+            by_tenant.setdefault(key, []).append((sequence.request_id, sequence.index))
+        return list(by_tenant.values())
 
     @invariant()
     def queues_are_in_order_of_arrival(self) -> None:
         arrival = {request_id: i for i, request_id in enumerate(self.accepted)}
-        live = [(arrival[request_id], index) for request_id, index in self.live()]
-        assert live == sorted(live)
+        for queue in self.queues():
+            entries = [(arrival[request_id], index) for request_id, index in queue]
+            assert entries == sorted(entries)
 
     @invariant()
     def waiting_sequences_own_nothing(self) -> None:
@@ -254,8 +270,8 @@ class Load(RuleBasedStateMachine):
         if not hasattr(self, "core"):
             return
         work = sum((len(r.prompt_token_ids) + r.sampling.max_tokens + 1) * r.n for r in self.accepted.values())
-        # Nobody starves: the oldest sequence computes a token at least in every step.
-        for events, stats in steps(self.core, limit=work + 1):
+        # Nobody starves: someone who is not sent back any more computes a token at least in every step.
+        for events, stats in steps(self.core, limit=(1 + MAX_WAYS_GIVEN) * work + 1):
             self.events += events
             assert stats.duration_s == 0
         assert self.core._blocks.usage == 0

@@ -1,0 +1,123 @@
+"""Whose waiting sequence is next: first come, first served within a tenant, and fair shares of tokens between tenants.
+
+Each tenant has a counter of the tokens that it was served, over its weight, and the one with the lowest goes next: the
+virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). Who comes back is lifted
+to the lowest counter of those that wait, so that nobody saves up a claim by asking for nothing. A higher priority goes
+before all that. With one tenant this is a plain queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from service.engine.sequence import Sequence
+
+OUTPUT_COST = 2.0  # of a generated token, where a prompt token that is computed costs 1: as in the paper
+
+
+@dataclass(slots=True)
+class _Flow:
+    """The sequences of one tenant at one priority. `served` is in tokens of weight 1."""
+
+    priority: int
+    weight: float = 1.0
+    served: float = 0.0
+    num_running: int = 0
+    waiting: deque[Sequence] = field(default_factory=deque)
+
+    @property
+    def turn(self) -> tuple[int, float, float, float]:
+        """The lowest goes next; of equals who has the fewest places for its weight, then who came first."""
+        return (-self.priority, self.served, self.num_running / self.weight, self.waiting[0].arrival_at)
+
+
+class FairQueue:
+    """The waiting sequences, and how many of each tenant run. Each is pushed, then removed, or begun and ended."""
+
+    def __init__(self) -> None:
+        self._flows: dict[tuple[int, str], _Flow] = {}
+        self._served_last: dict[int, float] = {}  # by priority: the counter of who went last
+        self._num_waiting = 0
+
+    def __len__(self) -> int:
+        return self._num_waiting
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """Tenant by tenant, each in the order of its queue."""
+        return (sequence for flow in self._flows.values() for sequence in flow.waiting)
+
+    def push(self, sequence: Sequence) -> None:
+        """To the end of its tenant's queue."""
+        self._awaken(sequence).waiting.append(sequence)
+        self._num_waiting += 1
+
+    def send_back(self, sequence: Sequence) -> None:
+        """A running one gives up its place and goes to the front of its tenant's queue."""
+        flow = self._awaken(sequence)
+        flow.waiting.appendleft(sequence)
+        flow.num_running -= 1
+        self._num_waiting += 1
+
+    def head(self) -> Sequence | None:
+        """The next one."""
+        flows = [flow for flow in self._flows.values() if flow.waiting]
+        return min(flows, key=lambda flow: flow.turn).waiting[0] if flows else None
+
+    def begin(self, sequence: Sequence) -> None:
+        """The head runs from now on."""
+        flow = self._flow(sequence)
+        begun = flow.waiting.popleft()
+        assert begun is sequence
+        self._num_waiting -= 1
+        flow.num_running += 1
+        self._served_last[flow.priority] = flow.served
+
+    def charge(self, sequence: Sequence, cost: float) -> None:
+        """Its tenant was served tokens of this cost."""
+        flow = self._flow(sequence)
+        flow.served += cost / flow.weight
+
+    def end(self, sequence: Sequence) -> None:
+        """A running one goes."""
+        self._flow(sequence).num_running -= 1
+        self._forget_if_idle()
+
+    def remove(self, sequence: Sequence) -> None:
+        """A waiting one goes."""
+        self._flow(sequence).waiting.remove(sequence)
+        self._num_waiting -= 1
+        self._forget_if_idle()
+
+    def num_places(self, sequence: Sequence) -> float:
+        """How many sequences of its tenant run, for a weight of 1."""
+        flow = self._flow(sequence)
+        return flow.num_running / flow.weight
+
+    def has_claim(self, waiting: Sequence, running: Sequence) -> bool:
+        """Whether `waiting` may have the place of `running`: by its priority, or as its tenant would have fewer places
+        for its weight even then."""
+        if waiting.priority != running.priority:
+            return waiting.priority > running.priority
+        flow = self._flow(waiting)
+        return self.num_places(running) > (flow.num_running + 1) / flow.weight
+
+    def _flow(self, sequence: Sequence) -> _Flow:
+        return self._flows[sequence.priority, sequence.tenant]
+
+    def _awaken(self, sequence: Sequence) -> _Flow:
+        """The flow of a sequence that is about to wait, lifted if none did."""
+        priority = sequence.priority
+        flow = self._flows.setdefault((priority, sequence.tenant), _Flow(priority))
+        flow.weight = sequence.weight
+        if not flow.waiting:
+            waiting = [other.served for other in self._flows.values() if other.priority == priority and other.waiting]
+            flow.served = max(flow.served, min(waiting, default=self._served_last.get(priority, 0.0)))
+        return flow
+
+    def _forget_if_idle(self) -> None:
+        """Where nobody waits or runs, nobody was short of anything."""
+        if not self._num_waiting and not any(flow.num_running for flow in self._flows.values()):
+            self._flows.clear()
+            self._served_last.clear()
