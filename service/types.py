@@ -128,12 +128,28 @@ class Adapter(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Who asks, and until when. Tenants share a busy engine by `weight`, after those of a higher `priority`.
+
+    `deadline_at` is a reading of the process's monotonic clock, after which nobody wants the answer any more; without
+    one, the server limits how long a request may wait to be begun.
+    """
+
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline_at: float = math.inf
+
+    def __post_init__(self) -> None:
+        assert 0.0 < self.weight < math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One request as the engine sees it: `n` sequences that continue the same prompt.
 
     Each output follows `grammar`, if there is one, and ends where it ends. `adapter` None is the model as it is.
-    `arrival_at` is a reading of the process's monotonic clock (seconds), as is `deadline_at`, after which nobody wants
-    the answer any more. Tenants share a busy engine by `weight`, after those of a higher `priority`.
+    `arrival_at` is a reading of the process's monotonic clock (seconds).
     """
 
     request_id: str
@@ -143,10 +159,7 @@ class GenerateRequest:
     grammar: TokenGrammar | None = None
     adapter: Adapter | None = None
     arrival_at: float
-    deadline_at: float = math.inf
-    tenant: str = ""
-    weight: float = 1.0
-    priority: int = 0
+    claim: Claim = Claim()
 
     @property
     def most_tokens(self) -> int:
@@ -160,7 +173,6 @@ class GenerateRequest:
             why = "cannot be combined with structured output or tools: their grammar says where the output ends."
             _check(not self.sampling.ignore_eos, "ignore_eos", f"ignore_eos {why}")
             _check(self.sampling.min_tokens == 0, "min_tokens", f"min_tokens {why}")
-        assert 0.0 < self.weight < math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,8 +138,10 @@ class EngineCore:
     def _expire(self, now: float) -> None:
         """End what nobody waits for any more, begun or not."""
         for sequence in [sequence for sequences in self._unfinished.values() for sequence in sequences]:
-            is_waiting = sequence.scheduled_at is None and sequence.deadline_at == math.inf
-            if now > (sequence.arrival_at + self.config.queue_timeout_s if is_waiting else sequence.deadline_at):
+            deadline_at = sequence.claim.deadline_at
+            if deadline_at == math.inf and sequence.scheduled_at is None:
+                deadline_at = sequence.arrival_at + self.config.queue_timeout_s
+            if now > deadline_at:
                 self._end(sequence, FinishReason.TIMEOUT, SequenceResult(), now)
 
     def _execute(self, batch: Batch) -> list[SequenceResult]:

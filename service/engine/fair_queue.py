@@ -98,19 +98,19 @@ class FairQueue:
     def has_claim(self, waiting: Sequence, running: Sequence) -> bool:
         """Whether `waiting` may have the place of `running`: by its priority, or as its tenant would have fewer places
         for its weight even then."""
-        if waiting.priority != running.priority:
-            return waiting.priority > running.priority
+        if waiting.claim.priority != running.claim.priority:
+            return waiting.claim.priority > running.claim.priority
         flow = self._flow(waiting)
         return self.num_places(running) > (flow.num_running + 1) / flow.weight
 
     def _flow(self, sequence: Sequence) -> _Flow:
-        return self._flows[sequence.priority, sequence.tenant]
+        return self._flows[sequence.claim.priority, sequence.claim.tenant]
 
     def _awaken(self, sequence: Sequence) -> _Flow:
         """The flow of a sequence that is about to wait, lifted if none did."""
-        priority = sequence.priority
-        flow = self._flows.setdefault((priority, sequence.tenant), _Flow(priority))
-        flow.weight = sequence.weight
+        priority = sequence.claim.priority
+        flow = self._flows.setdefault((priority, sequence.claim.tenant), _Flow(priority))
+        flow.weight = sequence.claim.weight
         if not flow.waiting:
             waiting = [other.served for other in self._flows.values() if other.priority == priority and other.waiting]
             flow.served = max(flow.served, min(waiting, default=self._served_last.get(priority, 0.0)))

@@ -118,7 +118,7 @@ class Scheduler:
 
     def _least_entitled(self, sequences: list[Sequence]) -> Sequence:
         """Of the lowest priority, then of the tenant with the most places, then the youngest."""
-        return max(reversed(sequences), key=lambda each: (-each.priority, self._waiting.num_places(each)))
+        return max(reversed(sequences), key=lambda each: (-each.claim.priority, self._waiting.num_places(each)))
 
     def _preempt(self, sequence: Sequence, batch: Batch) -> None:
         """Back to the front of waiting, to be computed again (or found in the prefix cache, if it is still there)."""

@@ -6,12 +6,12 @@ the cache, and a step computes some of the difference. Once all are computed, th
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from service.types import (
     Adapter,
+    Claim,
     FinishReason,
     GenerateRequest,
     SamplingParams,
@@ -45,10 +45,7 @@ class Sequence:
     token_ids: list[int]
     num_prompt_tokens: int
     arrival_at: float
-    deadline_at: float = math.inf
-    tenant: str = ""
-    weight: float = 1.0
-    priority: int = 0
+    claim: Claim = field(default_factory=Claim)
     matcher: TokenMatcher | None = None
     adapter: Adapter | None = None
     status: SequenceStatus = SequenceStatus.WAITING
@@ -80,10 +77,7 @@ class Sequence:
             token_ids=list(request.prompt_token_ids),
             num_prompt_tokens=len(request.prompt_token_ids),
             arrival_at=request.arrival_at,
-            deadline_at=request.deadline_at,
-            tenant=request.tenant,
-            weight=request.weight,
-            priority=request.priority,
+            claim=request.claim,
             matcher=None if request.grammar is None else request.grammar.matcher(),
             adapter=request.adapter,
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.engine.core import EngineConfig
 from service.errors import ConfigError
-from service.types import FinishReason
+from service.types import Claim, FinishReason
 from tests.engine.fakes import FakeClock, HistoryRunner, engine, expected_output, output, request, run, steps
 
 
@@ -50,7 +50,7 @@ def test_a_deadline_ends_a_sequence_in_the_middle() -> None:
     """Its tokens so far were sent; the end says why."""
     clock = FakeClock()
     core = engine(HistoryRunner(), clock)
-    core.add(replace(request(1, max_tokens=9, request_id="x"), deadline_at=103.0))
+    core.add(replace(request(1, max_tokens=9, request_id="x"), claim=Claim(deadline_at=103.0)))
     events = [event for _ in range(3) for event in core.step().events]
     clock.now += 3.1
 
@@ -69,7 +69,7 @@ def test_who_says_how_long_it_waits_waits_so_long() -> None:
     clock = FakeClock()
     core = engine(HistoryRunner(), clock, max_num_seqs=1, queue_timeout_s=5.0)
     core.add(request(1, max_tokens=2))
-    core.add(replace(request(2, request_id="patient"), deadline_at=200.0))
+    core.add(replace(request(2, request_id="patient"), claim=Claim(deadline_at=200.0)))
     core.step()
     clock.now += 50.0
 
@@ -87,7 +87,9 @@ def test_nothing_goes_on_after_its_time(deadlines: list[float], queue_timeout_s:
     """A token never comes after the deadline, nothing begins after the limit, and every end has its reason."""
     clock = FakeClock()
     core = engine(HistoryRunner(), clock, max_num_seqs=max_num_seqs, queue_timeout_s=queue_timeout_s)
-    requests = {f"r{i}": replace(request(i, request_id=f"r{i}"), deadline_at=at) for i, at in enumerate(deadlines)}
+    requests = {
+        f"r{i}": replace(request(i, request_id=f"r{i}"), claim=Claim(deadline_at=at)) for i, at in enumerate(deadlines)
+    }
     for each in requests.values():
         core.add(each)
     num_ends = 0
@@ -97,10 +99,10 @@ def test_nothing_goes_on_after_its_time(deadlines: list[float], queue_timeout_s:
             num_ends += event.finish_reason is not None
             if event.finish_reason is FinishReason.TIMEOUT:
                 assert event.timings is not None
-                is_waiting = event.timings.scheduled_at is None and asked.deadline_at == math.inf
-                assert clock.now > (100.0 + queue_timeout_s if is_waiting else asked.deadline_at)
+                is_waiting = event.timings.scheduled_at is None and asked.claim.deadline_at == math.inf
+                assert clock.now > (100.0 + queue_timeout_s if is_waiting else asked.claim.deadline_at)
             else:
-                assert clock.now <= asked.deadline_at
+                assert clock.now <= asked.claim.deadline_at
         clock.now += 0.4
 
     assert num_ends == len(requests)
@@ -111,7 +113,7 @@ def test_siblings_end_together() -> None:
     """Each of n sequences has its end."""
     clock = FakeClock()
     core = engine(HistoryRunner(), clock)
-    core.add(replace(request(1, n=3, max_tokens=9), deadline_at=101.0))
+    core.add(replace(request(1, n=3, max_tokens=9), claim=Claim(deadline_at=101.0)))
     core.step()
     clock.now += 2.0
 
@@ -124,7 +126,7 @@ def test_a_deadline_changes_no_neighbour() -> None:
     """Others get the tokens that they get alone."""
     clock = FakeClock()
     core = engine(HistoryRunner(), clock)
-    core.add(replace(request(7, max_tokens=9), deadline_at=99.0))
+    core.add(replace(request(7, max_tokens=9), claim=Claim(deadline_at=99.0)))
 
     assert output(run(core, request(1, request_id="x")), "x") == expected_output((1,), 4)
 

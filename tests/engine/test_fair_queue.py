@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from service.engine.fair_queue import FairQueue
 from service.engine.sequence import Sequence
+from service.types import Claim
 from tests.engine.fakes import request
 
 
 def sequence(tenant: str = "", *, at: float = 0.0, weight: float = 1.0, priority: int = 0) -> Sequence:
-    asked = replace(request(1, arrival_at=at), tenant=tenant, weight=weight, priority=priority)
+    asked = replace(request(1, arrival_at=at), claim=Claim(tenant=tenant, weight=weight, priority=priority))
     return Sequence.of(asked, 0, fresh_seed=0, eos_token_ids=frozenset())
 
 
@@ -48,7 +49,7 @@ def test_tenants_take_turns_whoever_asked_first_and_however_often() -> None:
     """Who floods waits in its own queue."""
     queue = queue_of(*(sequence("flood", at=0.0) for _ in range(6)), *(sequence("quiet", at=1.0) for _ in range(2)))
 
-    assert [begin_next(queue).tenant for _ in range(8)] == ["flood", "quiet"] * 2 + ["flood"] * 4
+    assert [begin_next(queue).claim.tenant for _ in range(8)] == ["flood", "quiet"] * 2 + ["flood"] * 4
 
 
 def test_tokens_count_and_not_requests() -> None:
@@ -59,7 +60,7 @@ def test_tokens_count_and_not_requests() -> None:
     for _ in range(12):
         head = queue.head()
         assert head is not None
-        served[begin_next(queue, costs[head.tenant]).tenant] += costs[head.tenant]
+        served[begin_next(queue, costs[head.claim.tenant]).claim.tenant] += costs[head.claim.tenant]
 
     assert served == {"large": 9.0, "small": 9.0}
 
@@ -74,7 +75,7 @@ def test_what_backlogged_tenants_get_differs_by_a_request_at_most(weights: list[
     for _ in range(60):
         cost = data.draw(st.integers(1, most))
         begun = begin_next(queue, cost)
-        served[begun.tenant] += cost / begun.weight
+        served[begun.claim.tenant] += cost / begun.claim.weight
 
     assert max(served.values()) - min(served.values()) <= most / min(weights)
 
@@ -87,7 +88,7 @@ def test_who_comes_back_has_saved_nothing_up() -> None:
     for _ in range(20):
         queue.push(sequence("late"))
 
-    turns = [begin_next(queue).tenant for _ in range(20)]
+    turns = [begin_next(queue).claim.tenant for _ in range(20)]
 
     assert turns.count("late") == 10
 
@@ -96,7 +97,7 @@ def test_a_higher_priority_goes_first() -> None:
     """Whatever was served."""
     queue = queue_of(sequence("a"), sequence("b", priority=1), sequence("c", priority=-1), sequence("b", priority=1))
 
-    assert [begin_next(queue, 100.0).tenant for _ in range(4)] == ["b", "b", "a", "c"]
+    assert [begin_next(queue, 100.0).claim.tenant for _ in range(4)] == ["b", "b", "a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.scheduler import MAX_WAYS_GIVEN
 from service.engine.sequence import Sequence
-from service.types import FinishReason, GenerateRequest, TokenEvent
+from service.types import Claim, FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (
     BOMB,
     POISON,
@@ -209,7 +209,7 @@ class Load(RuleBasedStateMachine):
         scores = scores or max_tokens == 0
         if len(prompt) + max_tokens <= self.runner.max_model_len:
             new = request(*prompt, n=n, max_tokens=max_tokens, prompt_logprobs=0 if scores else None)
-            new = replace(new, tenant=who[0], weight=who[1], priority=who[2])
+            new = replace(new, claim=Claim(tenant=who[0], weight=who[1], priority=who[2]))
             self.core.add(new)
             self.accepted[new.request_id] = new
 
@@ -247,7 +247,7 @@ class Load(RuleBasedStateMachine):
         """Request id and index of each tenant's live sequences at each priority, those that run first."""
         by_tenant: dict[tuple[int, str], list[tuple[str, int]]] = {}
         for sequence in self.live():
-            key = sequence.priority, sequence.tenant
+            key = sequence.claim.priority, sequence.claim.tenant
             by_tenant.setdefault(key, []).append((sequence.request_id, sequence.index))
         return list(by_tenant.values())
 
