@@ -56,7 +56,7 @@ def create_app(state: ApiState) -> FastAPI:
         *tokenize.MODELS,
         attention.AttentionFields,
     )
-    app.openapi = openapi_of(app, models)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = openapi_of(app, models, with_keys=state.keys is not None)  # type: ignore[method-assign]
     app.add_middleware(Authentication, state=state)
     if state.cors_origins:
         app.add_middleware(

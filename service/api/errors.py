@@ -102,7 +102,10 @@ class Failure:
 
 def is_anthropic(scope: Scope) -> bool:
     """Whether the client speaks Anthropic's API."""
-    path: str = scope["path"]
+    return is_anthropic_path(scope["path"])
+
+
+def is_anthropic_path(path: str) -> bool:
     return path == ANTHROPIC_PATH or path.startswith(ANTHROPIC_PATH + "/")
 
 

@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.errors import ANTHROPIC_OVERLOADED
+from service.api.auth import is_public
+from service.api.errors import ANTHROPIC_OVERLOADED, is_anthropic_path
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -25,8 +26,11 @@ _ERRORS = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The server is starting, draining or dead.",
 }
-
-
+_KEY_ERRORS = {
+    HTTPStatus.UNAUTHORIZED: "No API key, or one that is not known.",
+    HTTPStatus.FORBIDDEN: "Not with this key.",
+    HTTPStatus.TOO_MANY_REQUESTS: "A limit of the tenant is reached: Retry-After says when to come back.",
+}
 MODEL_ID_PARAMETER = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -77,7 +81,9 @@ def anthropic_answers(example: dict[str, object], *, stream: bool = False) -> Re
 
 
 def errors(*statuses: HTTPStatus) -> Responses:
-    return {int(status): {"model": ErrorEnvelope, "description": _ERRORS[status]} for status in statuses}
+    return {
+        int(status): {"model": ErrorEnvelope, "description": {**_KEY_ERRORS, **_ERRORS}[status]} for status in statuses
+    }
 
 
 def _answer(example: dict[str, object], *, stream: bool) -> dict[str, Any]:
@@ -87,7 +93,7 @@ def _answer(example: dict[str, object], *, stream: bool) -> dict[str, Any]:
     return {"description": "The answer.", "content": content}
 
 
-def openapi_of(app: FastAPI, models: Sequence[type[BaseModel]]) -> Callable[[], dict[str, Any]]:
+def openapi_of(app: FastAPI, models: Sequence[type[BaseModel]], *, with_keys: bool) -> Callable[[], dict[str, Any]]:
     """FastAPI's description of `app` and our request `models`; made once, as it never changes."""
     made: dict[str, Any] = {}
 
@@ -98,6 +104,23 @@ def openapi_of(app: FastAPI, models: Sequence[type[BaseModel]]) -> Callable[[], 
             )
             _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
             made["components"]["schemas"].update(schemas["$defs"])
+            if with_keys:
+                _ask_for_keys(made)
         return made
 
     return openapi
+
+
+def _ask_for_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    }
+    for path, operations in document["paths"].items():
+        envelope = AnthropicErrorEnvelope if is_anthropic_path(path) else ErrorEnvelope
+        schema = {"$ref": _REF.format(model=envelope.__name__)}
+        for operation in operations.values() if not is_public(path) else ():
+            operation["security"] = [{"bearer": []}, {"x-api-key": []}]
+            for status, description in _KEY_ERRORS.items():
+                content = {"application/json": {"schema": schema}}
+                operation["responses"].setdefault(str(int(status)), {"description": description, "content": content})
