@@ -18,6 +18,7 @@ from service.autoscaling.command import simulate
 from service.config import LoadedSettings, Settings, load_settings
 from service.errors import HeadcountError
 from service.explain import explain
+from service.key import make_key
 
 console = Console(stderr=True, highlight=False)
 
@@ -153,6 +154,7 @@ def prepare(loaded: LoadedSettings, portable: bool) -> None:
 
 main.add_command(simulate)
 main.add_command(explain)
+main.add_command(make_key)
 
 
 @contextmanager
