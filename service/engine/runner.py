@@ -10,6 +10,7 @@ from service.engine.runner_protocol import SequenceResult
 from service.engine.sampler import sample, token_logprob
 from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
+from service.model.lora import lora_rows
 from service.model.transformer import Transformer
 from service.types import TokenLogprob
 
@@ -72,7 +73,11 @@ class ModelRunner:
             slot_mapping=self._tensor(slots),
             logits_rows=self._tensor(rows),
             attention=self.model.plan(spans),
-            lora=self.model.lora_rows([(each.sequence.adapter, each.num_new_tokens) for each in batch.scheduled]),
+            lora=lora_rows(
+                ((each.sequence.adapter, each.num_new_tokens) for each in batch.scheduled),
+                self.model.ops,
+                self.model.device,
+            ),
         )
 
     def _tensor(self, values: list[int]) -> Tensor:

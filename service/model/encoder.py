@@ -24,7 +24,7 @@ from service.model.activation import gelu, gelu_tanh
 from service.model.embedding import EmbeddingModel, Group
 from service.model.encoder_config import EncoderConfig, read_encoder_config
 from service.model.linear import Linear
-from service.model.safetensors_weights import SafetensorsSource
+from service.model.safetensors_weights import SafetensorsSource, weight_files
 
 # The pooler is for sentence pairs; position_ids is a buffer that old versions of transformers saved.
 NOT_USED = re.compile(r"^(bert\.)?(pooler\.|embeddings\.position_ids$)")
@@ -97,7 +97,7 @@ class EncoderWeights:
     """The tensors of a directory by their names in `BertModel`, each of which is to be taken once."""
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._source = SafetensorsSource(directory)
+        self._source = SafetensorsSource(weight_files(directory))
         self._directory, self._dtype, self._device = directory, dtype, device
         self._left = {name for name in self._source.names() if not NOT_USED.search(name)}
         self._prefix = "bert." if any(name.startswith("bert.") for name in self._left) else ""

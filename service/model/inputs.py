@@ -19,7 +19,7 @@ class ModelInputs:
 
     token_ids, positions (0-based in their sequence) and slot_mapping (KV slot each one writes) are [T] int64;
     logits_rows [R] int64 are indices into the T. `attention` is the step's plan, from `Transformer.plan` with the
-    same sequences in the same order, and `lora`, from `Transformer.lora_rows`, says which of the T have an adapter.
+    same sequences in the same order, and `lora`, from `service.model.lora`, says which of the T have an adapter.
     `watch`, if any, is shown each layer's rotated queries [T, H, D] in turn, when the cache holds its keys.
     """
 

@@ -17,12 +17,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from service.model.lora import LoraRows
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,13 @@ M_MMAP_THRESHOLD = -3  # mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 << 20
 PAGE = mmap.PAGESIZE
 START_IN_PAGE = 64  # where PyTorch's allocator puts what malloc maps for it
+
+
+class Additions(Protocol):
+    """Adds to the results of linear layers."""
+
+    def add(self, name: str, x: Tensor, y: Tensor) -> None:
+        """Change `y`, the result of the layer `name` for `x`, in place."""
 
 
 class Linear:
@@ -53,7 +59,7 @@ class Linear:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_FOR_ROWS)  # noqa: SLF001
             self._multiply: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001
 
-    def __call__(self, x: Tensor, lora: LoraRows | None = None) -> Tensor:
+    def __call__(self, x: Tensor, lora: Additions | None = None) -> Tensor:
         y = self._product(x)
         if lora is not None:
             lora.add(self.name, x, y)

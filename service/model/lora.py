@@ -8,9 +8,9 @@ An adapter never changes: whoever holds one may use it, and it goes when nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -38,41 +38,41 @@ class LowRank:
     up: Tensor
     parts: tuple[UpPart, ...]
 
-    def ups(self) -> Iterable[tuple[UpPart, Tensor]]:
-        """Each part with its [rank, num_columns]."""
-        sizes = [part.rank * part.num_columns for part in self.parts]
-        for part, flat in zip(self.parts, torch.split(self.up, sizes), strict=True):
-            yield part, flat.view(part.rank, part.num_columns)
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class LoraAdapter:
-    """Implements `Adapter`. `deltas` maps the names of linear layers ("layers.0.qkv") to what they get."""
+    """Implements `Adapter`. `deltas` maps names of linear layers ("layers.0.qkv") to their LowRank, as
+    `Ops.prepare_low_rank` made it."""
 
     name: str
     key: bytes
-    deltas: Mapping[str, LowRank]
+    deltas: Mapping[str, object]
 
 
-AddLowRank = Callable[[Tensor, Tensor, Tensor, LowRank], None]  # see Ops.add_low_rank
+class LowRankOps(Protocol):
+    """What of `Ops` an adapter needs."""
+
+    def prepare_low_rank(self, delta: LowRank) -> object: ...
+
+    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: object) -> None: ...
 
 
 class LoraRows:
-    """Which rows of one step's batch have which adapter."""
+    """Which rows of one step's batch have which adapter. Implements `Additions`."""
 
-    def __init__(self, rows: Mapping[LoraAdapter, Tensor], add: AddLowRank) -> None:
+    def __init__(self, rows: Mapping[LoraAdapter, Tensor], ops: LowRankOps) -> None:
         self._rows = rows
-        self._add = add
+        self._ops = ops
 
     def add(self, name: str, x: Tensor, y: Tensor) -> None:
         """Add to `y`, the result of the linear layer `name` for `x`, what each row's adapter has for it."""
         for adapter, rows in self._rows.items():
             delta = adapter.deltas.get(name)
             if delta is not None:
-                self._add(x, y, rows, delta)
+                self._ops.add_low_rank(x, y, rows, delta)
 
 
-def lora_rows(runs: Iterable[tuple[Adapter | None, int]], *, add: AddLowRank, device: torch.device) -> LoraRows | None:
+def lora_rows(runs: Iterable[tuple[Adapter | None, int]], ops: LowRankOps, device: torch.device) -> LoraRows | None:
     """The rows of a batch, as successive runs: an adapter, or none, and a number of rows. None if none has one."""
     rows: dict[LoraAdapter, list[int]] = {}
     first = 0
@@ -83,4 +83,4 @@ def lora_rows(runs: Iterable[tuple[Adapter | None, int]], *, add: AddLowRank, de
         first += num_rows
     if not rows:
         return None
-    return LoraRows({adapter: torch.tensor(own, device=device) for adapter, own in rows.items()}, add)
+    return LoraRows({adapter: torch.tensor(own, device=device) for adapter, own in rows.items()}, ops)

@@ -16,9 +16,10 @@ from service.model.kv_cache import LayerCache
 from service.model.lora import LowRank
 from service.model.ops import Ops, TorchOps
 
-LANES = 16  # this and the next four as in kernels.c
+LANES = 16  # this and the next five as in kernels.c
 MAX_HEAD_DIM = 256
 MAX_ROWS = 64
+MAX_RANKS = 768
 ROW_GROUP = 8
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 QUERY_TILE = 8
@@ -83,6 +84,15 @@ class _NativePlan:
         self.tiles = np.array(tiles, np.int64)
         self.tables = np.array(tables, np.int64)
         self.window = sliding_window or 0
+
+
+class _NativeLowRank:
+    """As memory that C reads."""
+
+    def __init__(self, delta: LowRank) -> None:
+        assert delta.down.shape[0] <= MAX_RANKS
+        self.down, self.up = delta.down.contiguous(), delta.up.contiguous()
+        self.parts = np.array(delta.parts, np.int64)
 
 
 class NativeOps:
@@ -166,22 +176,26 @@ class NativeOps:
         self._library.headcount_silu_gate(ctypes.addressof(arguments), num_rows)
         return out
 
-    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: LowRank) -> None:
+    def prepare_low_rank(self, delta: LowRank) -> object:
+        return _NativeLowRank(delta)
+
+    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: object) -> None:
+        assert isinstance(delta, _NativeLowRank)
         assert x.is_contiguous()
         assert y.is_contiguous()
-        parts, num_rows = np.array(delta.parts, np.int64), rows.numel()
+        num_rows = rows.numel()
         arguments = _LowRank(
             x.data_ptr(),
             y.data_ptr(),
             rows.data_ptr(),
             delta.down.data_ptr(),
             delta.up.data_ptr(),
-            parts.ctypes.data,
+            delta.parts.ctypes.data,
             num_rows,
             x.shape[1],
             y.shape[1],
             delta.down.shape[0],
-            len(parts),
+            len(delta.parts),
             self._dtype,
         )
         self._library.headcount_low_rank(ctypes.addressof(arguments), -(-num_rows // ROW_GROUP))

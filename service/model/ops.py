@@ -7,7 +7,7 @@ Every operator computes a token's result with the same bits whatever other token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from torch import Tensor
 from service.model.activation import silu
 from service.model.attention import AttentionPlan, SequenceSpan, paged_attention
 from service.model.kv_cache import LayerCache
-from service.model.lora import LowRank
-
-LORA_TILE = 16  # rows
+from service.model.linear import Linear
+from service.model.lora import LowRank, UpPart
 
 
 class Ops(Protocol):
@@ -47,8 +46,11 @@ class Ops(Protocol):
     def silu_gate(self, gate_up: Tensor) -> Tensor:
         """gate_up [T, 2N] -> silu(gate) * up [T, N]."""
 
-    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: LowRank) -> None:
-        """y [T, N] += what `delta` has for x [T, K], in place and only in `rows` [r] int64; summed in float32."""
+    def prepare_low_rank(self, delta: LowRank) -> object:
+        """`delta` as `add_low_rank` takes it."""
+
+    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: object) -> None:
+        """y [T, N] += what `delta` has for x [T, K], in place and only in `rows` [r] int64."""
 
 
 class TorchOps:
@@ -89,16 +91,27 @@ class TorchOps:
         gate, up = gate_up.chunk(2, dim=-1)
         return silu(gate).to(gate_up.dtype) * up
 
-    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: LowRank) -> None:
-        """In tiles of LORA_TILE rows, the last one filled up with zeros: a product's bits depend on its shape."""
-        num_rows, num_inputs = rows.numel(), x.shape[1]
-        num_tiles = -(-num_rows // LORA_TILE)
-        tiles = x.new_zeros((num_tiles * LORA_TILE, num_inputs), dtype=torch.float32)
-        tiles[:num_rows] = x.index_select(0, rows)
-        down = delta.down.float().t().expand(num_tiles, -1, -1)
-        hidden = torch.bmm(tiles.view(num_tiles, LORA_TILE, num_inputs), down)
-        for part, up in delta.ups():
-            seen = hidden[:, :, part.first_rank : part.first_rank + part.rank].contiguous()
-            added = torch.bmm(seen, up.float().expand(num_tiles, -1, -1)).flatten(0, 1)[:num_rows]
+    def prepare_low_rank(self, delta: LowRank) -> object:
+        ups = torch.split(delta.up, [part.rank * part.num_columns for part in delta.parts])
+        return _TorchLowRank(
+            Linear(delta.down),
+            tuple(
+                (part, Linear(up.view(part.rank, part.num_columns).t().contiguous()))
+                for part, up in zip(delta.parts, ups, strict=True)
+            ),
+        )
+
+    def add_low_rank(self, x: Tensor, y: Tensor, rows: Tensor, delta: object) -> None:
+        assert isinstance(delta, _TorchLowRank)
+        hidden = delta.down(x.index_select(0, rows))
+        for part, up in delta.ups:
+            added = up(hidden[:, part.first_rank : part.first_rank + part.rank].contiguous())
             columns = y.narrow(1, part.first_column, part.num_columns)
-            columns.index_copy_(0, rows, added.add_(columns.index_select(0, rows)).to(y.dtype))
+            columns.index_copy_(0, rows, columns.index_select(0, rows).add_(added))
+
+
+class _TorchLowRank(NamedTuple):
+    """As linear layers, whose rows do not see each other."""
+
+    down: Linear
+    ups: tuple[tuple[UpPart, Linear], ...]

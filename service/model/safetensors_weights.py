@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from service.json_object import read_json_object
+from service.model.architecture import ModelConfig
 from service.model.hf_config import config_from_hf
 from service.model.recipe import TensorNames, build_recipe
 from service.model.weights import Checkpoint
@@ -59,15 +60,17 @@ def gpt2_names(prefix: str) -> TensorNames:
     )
 
 
+def tensor_names(config: ModelConfig, *, gpt2_prefix: str = "transformer.") -> TensorNames:
+    """What Hugging Face's files call the modules of such a model."""
+    return gpt2_names(gpt2_prefix) if config.architecture == "GPT2LMHeadModel" else LLAMA_NAMES
+
+
 def open_directory(directory: Path) -> Checkpoint:
     """Raises ModelNotFoundError, UnsupportedModelError or ModelError, saying which file or tensor is at fault."""
     config = config_from_hf(read_json_object(directory / "config.json"))
-    source = SafetensorsSource(directory)
+    source = SafetensorsSource(weight_files(directory))
     names = source.names()
-    if config.architecture == "GPT2LMHeadModel":
-        recipe = build_recipe(config, gpt2_names("" if "wte.weight" in names else "transformer."))
-    else:
-        recipe = build_recipe(config, LLAMA_NAMES)
+    recipe = build_recipe(config, tensor_names(config, gpt2_prefix="" if "wte.weight" in names else "transformer."))
     checkpoint = Checkpoint(
         config=config, source=source, recipe=recipe, files=(directory / "config.json", *source.files)
     )
@@ -77,10 +80,10 @@ def open_directory(directory: Path) -> Checkpoint:
 
 
 class SafetensorsSource:
-    """The tensors of a directory's safetensors files, read through memory maps."""
+    """The tensors of safetensors files, read through memory maps."""
 
-    def __init__(self, directory: Path) -> None:
-        self.files = _weight_files(directory)
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self.files = files
         self._open: dict[str, Any] = {}  # the library's handles are untyped
         for path in self.files:
             try:
@@ -89,7 +92,7 @@ class SafetensorsSource:
                 raise ModelError(f"{path} is damaged ({error}): delete it and download it again.") from error
             for name in shard.keys():  # noqa: SIM118 - a safe_open handle is no mapping
                 if name in self._open:
-                    raise ModelError(f"{directory}: the tensor {name} is in two files.")
+                    raise ModelError(f"{path.parent}: the tensor {name} is in two files.")
                 self._open[name] = shard
 
     def names(self) -> Collection[str]:
@@ -107,7 +110,8 @@ class SafetensorsSource:
         return tensor
 
 
-def _weight_files(directory: Path) -> tuple[Path, ...]:
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """The model's weights in `directory`. Raises ModelNotFoundError, UnsupportedModelError or ModelError."""
     if (directory / WHOLE).is_file():
         return (directory / WHOLE,)
     if not (directory / INDEX).is_file():

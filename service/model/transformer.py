@@ -25,12 +25,10 @@ from service.model.architecture import ModelConfig
 from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
 from service.model.kv_cache import KVCache, LayerCache
-from service.model.linear import Linear
-from service.model.lora import LoraRows, lora_rows
+from service.model.linear import Additions, Linear
 from service.model.norm import norm
 from service.model.ops import Ops
 from service.model.rotary import Rotary
-from service.types import Adapter
 
 Weights = Mapping[str, Tensor]
 Rotation = tuple[Tensor, Tensor] | None
@@ -74,7 +72,7 @@ class GatedMLP:
         self.down = _linear(weights, f"{prefix}.down")
         self._ops = ops
 
-    def __call__(self, x: Tensor, lora: LoraRows | None) -> Tensor:
+    def __call__(self, x: Tensor, lora: Additions | None) -> Tensor:
         return self.down(self._ops.silu_gate(self.gate_up(x, lora)), lora)
 
 
@@ -86,7 +84,7 @@ class MLP:
         self.down = _linear(weights, f"{prefix}.down")
         self._activation = gelu if config.activation == "gelu" else gelu_tanh
 
-    def __call__(self, x: Tensor, lora: LoraRows | None) -> Tensor:
+    def __call__(self, x: Tensor, lora: Additions | None) -> Tensor:
         return self.down(self._activation(self.up(x, lora)), lora)
 
 
@@ -113,7 +111,7 @@ class Transformer:
     def __init__(self, config: ModelConfig, weights: Weights, *, ops: Ops, block_size: int) -> None:
         self.config = config
         self.block_size = block_size
-        self._ops = ops
+        self.ops = ops
         self._embedding = weights["embedding.weight"]
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._position_embedding = weights.get("position_embedding.weight")
@@ -159,13 +157,9 @@ class Transformer:
 
     def plan(self, spans: Sequence[SequenceSpan]) -> object:
         """One step's attention, for `ModelInputs.attention`. `spans` lie one after the other in the batch."""
-        return self._ops.plan(
+        return self.ops.plan(
             spans, block_size=self.block_size, device=self.device, sliding_window=self.config.sliding_window
         )
-
-    def lora_rows(self, runs: Iterable[tuple[Adapter | None, int]]) -> LoraRows | None:
-        """Which rows of the batch have an adapter, for `ModelInputs.lora`: each sequence's, and its number of rows."""
-        return lora_rows(runs, add=self._ops.add_low_rank, device=self.device)
 
     def forward(self, inputs: ModelInputs, kv_cache: KVCache) -> Tensor:
         """Logits [R, vocab_size] float32 of the rows asked for. Keys and values of all T tokens go into the cache."""

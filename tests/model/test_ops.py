@@ -17,6 +17,7 @@ from service.model import native_build
 from service.model.attention import SequenceSpan
 from service.model.kv_cache import KVCache, LayerCache
 from service.model.linear import Linear, share_packed
+from service.model.lora import LowRank, UpPart
 from service.model.native_ops import NativeOps
 from service.model.ops import Ops, TorchOps
 
@@ -201,6 +202,44 @@ def test_linear_rows_do_not_depend_on_other_rows(shape: tuple[int, int], dtype: 
     )
     for count in (1, 2, 3, 4, 5, 8, 15, 16, 17, 33, 64, 100, 256):
         assert torch.equal(linear(x[:count]), whole[:count]), count
+
+
+def low_rank(num_inputs: int, widths: list[int], rank: int, dtype: torch.dtype) -> LowRank:
+    generator = torch.Generator().manual_seed(8)
+    parts = [UpPart(sum(widths[:i]) + 16, width, i * rank, rank) for i, width in enumerate(widths)]
+    down = torch.randn(rank * len(widths), num_inputs, generator=generator) / 8
+    return LowRank(down.to(dtype), torch.randn(rank * sum(widths), generator=generator).to(dtype), tuple(parts))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("widths", "rank"), [([96], 1), ([64, 32, 32], 8), ([192, 192], 24)])
+def test_low_rank_products(
+    make_ops: Callable[[torch.dtype], Ops], widths: list[int], rank: int, dtype: torch.dtype
+) -> None:
+    """The rows asked for get the product, in the columns of its parts; a row's bits do not depend on the others."""
+    ops, delta = make_ops(dtype), low_rank(64, widths, rank, dtype)
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(100, 64, generator=generator).to(dtype)
+    before = torch.randn(100, 32 + sum(widths), generator=generator).to(dtype)
+    rows = torch.randperm(100, generator=generator)[:70]
+    prepared, y = ops.prepare_low_rank(delta), before.clone()
+
+    ops.add_low_rank(x, y, rows, prepared)
+
+    expected = before.float().clone()
+    hidden = x[rows].float() @ delta.down.float().T
+    ups = torch.split(delta.up.float(), [rank * width for width in widths])
+    for part, up in zip(delta.parts, ups, strict=True):
+        added = hidden[:, part.first_rank : part.first_rank + rank] @ up.view(rank, -1)
+        expected[rows, part.first_column : part.first_column + part.num_columns] += added
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)
+    others = torch.ones(100, dtype=torch.bool).index_fill(0, rows, value=False)
+    assert torch.equal(y[others], before[others])
+    for count in (1, 2, 3, 7, 8, 9, 33):
+        some, again = rows[torch.randperm(70, generator=generator)[:count]], before.clone()
+        ops.add_low_rank(x, again, some, prepared)
+        assert torch.equal(again[some], y[some]), count
 
 
 SHARING_PROCESS = """

@@ -23,6 +23,7 @@ from transformers import (
 from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
 from service.model.kv_cache import KVCache
+from service.model.lora import LoraAdapter, lora_rows
 from service.model.transformer import Transformer
 
 SIZES: dict[str, Any] = {
@@ -114,8 +115,9 @@ def reference_logits(model: PreTrainedModel, token_ids: Sequence[int]) -> Tensor
 class Stream:
     """One sequence in a paged cache: its tokens, its shuffled blocks, how far it is computed, its logits so far."""
 
-    def __init__(self, token_ids: Sequence[int], block_table: Sequence[int]) -> None:
+    def __init__(self, token_ids: Sequence[int], block_table: Sequence[int], adapter: LoraAdapter | None) -> None:
         self.token_ids = list(token_ids)
+        self.adapter = adapter
         self.block_table = list(block_table)
         self.num_computed = 0
         self.logits: list[Tensor] = []
@@ -129,10 +131,12 @@ class Bench:
         self.cache: KVCache = model.new_kv_cache(num_blocks)
         self._free = random.Random(seed).sample(range(num_blocks), num_blocks)
 
-    def stream(self, token_ids: Sequence[int], capacity: int | None = None) -> Stream:
+    def stream(
+        self, token_ids: Sequence[int], capacity: int | None = None, adapter: LoraAdapter | None = None
+    ) -> Stream:
         """A sequence with blocks for `capacity` tokens (default: as many as it has)."""
         num_blocks = -(-(capacity or len(token_ids)) // self.model.block_size)
-        return Stream(token_ids, [self._free.pop() for _ in range(num_blocks)])
+        return Stream(token_ids, [self._free.pop() for _ in range(num_blocks)], adapter)
 
     def step(self, *work: tuple[Stream, int]) -> None:
         """Compute the next n tokens of each stream, in one batch; keeps the logits of every row."""
@@ -154,18 +158,19 @@ class Bench:
             slot_mapping=torch.tensor(slots, device=device),
             logits_rows=torch.arange(len(tokens), device=device),
             attention=self.model.plan(spans),
+            lora=lora_rows([(stream.adapter, count) for stream, count in work], self.model.ops, device),
         )
         rows = iter(self.model.forward(inputs, self.cache))
         for stream, count in work:
             stream.logits += [next(rows).cpu() for _ in range(count)]
             stream.num_computed += count
 
-    def whole(self, token_ids: Sequence[int]) -> Tensor:
+    def whole(self, token_ids: Sequence[int], adapter: LoraAdapter | None = None) -> Tensor:
         """Logits [num_tokens, vocab_size] of a sequence computed alone, in one step."""
-        return self.in_chunks(token_ids, [len(token_ids)])
+        return self.in_chunks(token_ids, [len(token_ids)], adapter)
 
-    def in_chunks(self, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
-        stream = self.stream(token_ids)
+    def in_chunks(self, token_ids: Sequence[int], chunks: Sequence[int], adapter: LoraAdapter | None = None) -> Tensor:
+        stream = self.stream(token_ids, adapter=adapter)
         for count in chunks:
             self.step((stream, count))
         return torch.stack(stream.logits)
