@@ -97,6 +97,11 @@ class Brain:
             "cost": asdict(self._meter) | {"saved_replica_s": self._meter.saved_replica_s},
         }
 
+    def num_ready(self) -> int:
+        """Replicas that run, as of the last observation."""
+        replicas = () if self._snapshot is None else self._snapshot.replicas
+        return sum(replica.state is ReplicaState.READY for replica in replicas)
+
     def close(self) -> None:
         """Let go of the files."""
         self._log.close()

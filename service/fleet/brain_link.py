@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import weakref
@@ -9,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from service.errors import UnavailableError
 from service.fleet.brain import Brain
 from service.fleet.observation import Answer, Observation
 
@@ -19,6 +22,7 @@ logger = logging.getLogger("ray.serve")
 ACTOR_NAME = "headcount-brain"
 NAMESPACE = "serve"
 ANSWER_TIMEOUT_S = 10.0
+ASK_TIMEOUT_S = 5.0
 
 
 class BrainLink:
@@ -44,6 +48,15 @@ class BrainLink:
 def find_brain() -> Any:
     """The actor's handle. Raises ValueError while there is none."""
     return ray.get_actor(ACTOR_NAME, namespace=NAMESPACE)
+
+
+async def ask_brain(method: str, *arguments: object) -> Any:
+    """The answer of one of its methods. Raises UnavailableError while it has none."""
+    try:
+        brain = await asyncio.to_thread(find_brain)
+        return await asyncio.wait_for(getattr(brain, method).remote(*arguments), ASK_TIMEOUT_S)
+    except (ValueError, RayError, TimeoutError):
+        raise UnavailableError("The autoscaler does not answer at the moment. Please retry later.") from None
 
 
 def _talk(link: weakref.ref[BrainLink], box: _Mailbox, variables: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ One light process without a model. Nothing that is asked here wakes a fleet of z
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
@@ -32,7 +31,7 @@ from service.config import Settings, load_settings
 from service.errors import UnavailableError
 from service.fleet import names
 from service.fleet.asgi import at_root, without_request_id
-from service.fleet.brain_link import find_brain
+from service.fleet.brain_link import ASK_TIMEOUT_S, ask_brain, find_brain
 from service.fleet.environment import metrics_directory
 from service.metrics.exposition import render
 from service.metrics.fleet import FleetCollector, FleetStats
@@ -41,7 +40,6 @@ from service.metrics.recorder import Recorder
 from service.types import GenerateRequest
 
 WATCH_PERIOD_S = 0.5
-BRAIN_TIMEOUT_S = 5.0
 
 
 class Front:
@@ -79,7 +77,7 @@ class Front:
     def _render(self) -> tuple[bytes, str]:
         status: Mapping[str, Any] = {}
         with suppress(ValueError, RayError):
-            status = ray.get(find_brain().status.remote(), timeout=BRAIN_TIMEOUT_S)
+            status = ray.get(find_brain().status.remote(), timeout=ASK_TIMEOUT_S)
         return render(self._directory, FleetCollector(_stats(self._settings, status)))
 
 
@@ -140,7 +138,7 @@ class BrainView:
         self._backend = backend
 
     async def status(self) -> Mapping[str, Any]:
-        settings, status = self._settings, await _ask("status")
+        settings, status = self._settings, await ask_brain("status")
         price = settings.price_per_replica_hour
         return {
             "model": settings.model_id,
@@ -153,16 +151,8 @@ class BrainView:
         }
 
     async def decisions(self, since: int, limit: int, *, only_changes: bool) -> Sequence[Mapping[str, Any]]:
-        found: Sequence[Mapping[str, Any]] = await _ask("decisions", since, limit, only_changes)
+        found: Sequence[Mapping[str, Any]] = await ask_brain("decisions", since, limit, only_changes)
         return found
-
-
-async def _ask(method: str, *arguments: object) -> Any:
-    try:
-        brain = await asyncio.to_thread(find_brain)
-        return await asyncio.wait_for(getattr(brain, method).remote(*arguments), BRAIN_TIMEOUT_S)
-    except (ValueError, RayError, TimeoutError):
-        raise UnavailableError("The autoscaler does not answer at the moment. Please retry later.") from None
 
 
 def _stats(settings: Settings, status: Mapping[str, Any]) -> FleetStats:

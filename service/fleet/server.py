@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from service.api.keys import read_tenants
 from service.config import Settings, as_environment
 from service.errors import StartupError
 from service.fleet.brain import state_directory_of
@@ -28,6 +29,7 @@ PARKED_S = 3600.0
 PROBE_TIMEOUT_S = 5.0
 # A replica needs a moment beyond its drain, to end what did not finish.
 DRAIN_MARGIN_S = 10.0
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Callable[[], None]) -> None:
@@ -39,6 +41,7 @@ def run_server(settings: Settings, *, say: Callable[[str], None], on_ready: Call
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_port(settings.host, settings.port)
     check_state_directory(settings)
+    check_keys(settings, say)
     prepare(settings)
     directory = run_directory(settings.port)
     shutil.rmtree(directory, ignore_errors=True)
@@ -73,6 +76,14 @@ def check_state_directory(settings: Settings) -> None:
             pass
     except OSError as error:
         raise StartupError(f"Cannot write to {directory} ({error.strerror}): choose another --state-dir.") from None
+
+
+def check_keys(settings: Settings, say: Callable[[str], None]) -> None:
+    """Raise ConfigError if keys are to be asked for and cannot be read; say who gets in if none are."""
+    if settings.api_keys_path is not None:
+        read_tenants(settings.api_keys_path)
+    elif settings.host not in LOCAL_HOSTS:
+        say(f"Whoever reaches {settings.host}:{settings.port} may use it: --api-keys-file has it ask for keys.")
 
 
 def prepare(settings: Settings) -> None:

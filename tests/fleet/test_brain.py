@@ -84,8 +84,10 @@ def test_what_was_seen_is_what_the_law_is_given(brains: Brains) -> None:
     """Running replicas are ready with their reports, awaited ones are starting since then, a silent one is unknown."""
     brain = brains.new()
     seen = observation(1000.0, running=("a", "b"), starting_since=(997.0,), start_times_s=(4.0,), num_held=2.0)
+    assert brain.num_ready() == 0
     brain.observe(seen)
     status = brain.status()
+    assert brain.num_ready() == 2
     assert [(each["state"], each["since"], each["stats"] is None) for each in status["replicas"]] == [
         ("ready", 1000.0, False),
         ("ready", 1000.0, True),
