@@ -6,9 +6,10 @@ Without a model (`runner = synthetic`) nothing here imports torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from service.attention import AttentionSource
 from service.config import Settings
@@ -20,11 +21,13 @@ from service.engine.encoder_runner import EncoderRunner
 from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
 from service.engine.synthetic import StepCost, SyntheticRunner
+from service.errors import ConfigError
 from service.model.description import context_length_of
 from service.model.encoder_config import is_encoder
 from service.model.hub import Progress, resolve_model
 from service.text.byte_level import byte_level_parts
 from service.text.tokenizer import Tokenizer, load_tokenizer
+from service.types import Adapter
 
 SYNTHETIC_MODEL_LEN = 8192
 
@@ -34,7 +37,8 @@ class Model:
     """What an engine runs; `step_cost` is what to expect.
 
     `attention` and `embedding` make a source for the backend that is put around the engine; None where the model has
-    none. A model that does not generate text may still embed it.
+    none. A model that does not generate text may still embed it. `read_adapter` reads what is in a directory, under a
+    name; None where the model takes no adapters.
     """
 
     runner: Runner
@@ -43,16 +47,18 @@ class Model:
     attention: Callable[[EngineBackend], AttentionSource] | None = None
     embedding: Callable[[EngineBackend], EmbeddingSource] | None = None
     generates: bool = True
+    read_adapter: Callable[[Path, str], Adapter] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine with its model, the tokenizer of the model and the name it is served under."""
+    """An engine with its model, the tokenizer of the model, the name it is served under, and `lora_modules`."""
 
     core: EngineCore
     model: Model
     tokenizer: Tokenizer
     model_id: str
+    adapters: Mapping[str, Adapter]
 
 
 def load_engine(
@@ -66,7 +72,8 @@ def load_engine(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
     )
-    return Engine(EngineCore(model.runner, config, clock), model, tokenizer, settings.model_id)
+    core = EngineCore(model.runner, config, clock)
+    return Engine(core, model, tokenizer, settings.model_id, _adapters(settings, model))
 
 
 def _synthetic(settings: Settings, tokenizer: Tokenizer) -> Model:
@@ -99,7 +106,22 @@ def _real(settings: Settings, tokenizer: Tokenizer) -> Model:
         step_cost=model_runner.expected_step_cost(runner),
         attention=partial(EngineAttention, model_runner.attention_model(runner)),
         embedding=partial(EngineEmbedding, model_runner.embedding_model(runner)),
+        read_adapter=model_runner.adapter_reader(runner, settings.max_lora_rank),
     )
+
+
+def _adapters(settings: Settings, model: Model) -> Mapping[str, Adapter]:
+    if not settings.serves_adapters:
+        return {}
+    if model.read_adapter is None:
+        raise ConfigError(
+            "lora_modules and lora_dir are for models that generate text, and not for runner = synthetic."
+        )
+    if len(settings.lora_modules) > settings.max_loras:
+        raise ConfigError(f"lora_modules names more adapters than max_loras = {settings.max_loras}.")
+    if settings.model_id in settings.lora_modules:
+        raise ConfigError(f"lora_modules gives an adapter the name of the model, {settings.model_id}.")
+    return {name: model.read_adapter(path.expanduser(), name) for name, path in settings.lora_modules.items()}
 
 
 def context_length(settings: Settings) -> int:

@@ -95,6 +95,14 @@ class Settings(BaseModel):
     max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
 
+    # adapters beside the model
+    lora_modules: Annotated[dict[str, Path], BeforeValidator(_from_json)] = Field(
+        {}, description='adapters to serve from the start, as JSON: {"name": "directory"}'
+    )
+    lora_dir: Path | None = Field(None, description="where adapters lie that may be loaded while the server runs")
+    max_loras: int = Field(8, ge=1, le=1024, description="most adapters at a time")
+    max_lora_rank: int = Field(64, ge=1, le=256, description="largest rank of an adapter")
+
     # HTTP
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
@@ -154,6 +162,10 @@ class Settings(BaseModel):
     @property
     def api_keys_path(self) -> Path | None:
         return None if self.api_keys_file is None else self.api_keys_file.expanduser().absolute()
+
+    @property
+    def serves_adapters(self) -> bool:
+        return bool(self.lora_modules) or self.lora_dir is not None
 
     @property
     def model_id(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +20,10 @@ from service.model.embedding import EmbeddingModel, decoder_embedding
 from service.model.encoder import load_encoder
 from service.model.encoder_config import read_encoder_config
 from service.model.loader import DTYPES, load_model
+from service.model.lora_files import read_adapter
 from service.model.memory import available_bytes
 from service.model.transformer import Transformer
+from service.types import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,11 @@ def attention_model(runner: ModelRunner) -> AttentionModel:
 def embedding_model(runner: ModelRunner) -> EmbeddingModel:
     """Its model, as one that makes vectors of texts."""
     return decoder_embedding(runner.model, runner.max_model_len)
+
+
+def adapter_reader(runner: ModelRunner, max_rank: int) -> Callable[[Path, str], Adapter]:
+    """Reads the adapter in a directory, under a name, for its model. Raises ModelError."""
+    return partial(read_adapter, runner.model, max_rank=max_rank)
 
 
 def expected_step_cost(runner: ModelRunner) -> StepCost:

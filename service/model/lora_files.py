@@ -66,7 +66,7 @@ class _Place:
     num_inputs: int
 
 
-def read_adapter(directory: Path, name: str, model: Transformer, *, max_rank: int) -> LoraAdapter:
+def read_adapter(model: Transformer, directory: Path, name: str, *, max_rank: int) -> LoraAdapter:
     """The adapter in `directory`, for `model`.
 
     Raises ModelNotFoundError, UnsupportedModelError or ModelError, saying which file, field or tensor is at fault.

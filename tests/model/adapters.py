@@ -81,4 +81,4 @@ def merge(model: PreTrainedModel, directory: Path, scale: float) -> None:
 
 
 def read(directory: Path, model: Transformer, name: str = "tuned", max_rank: int = 64) -> LoraAdapter:
-    return read_adapter(directory, name, model, max_rank=max_rank)
+    return read_adapter(model, directory, name, max_rank=max_rank)

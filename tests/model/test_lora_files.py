@@ -63,7 +63,7 @@ def test_fields_that_cannot_be_honoured_are_named(
     path = directory / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(ModelError, match=named):
-        read_adapter(directory, "tuned", model, max_rank=8)
+        read_adapter(model, directory, "tuned", max_rank=8)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_wrong_tensors_are_named(
     changed: dict[str, Tensor | None] = {**load_file(path), **change}
     save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, path)
     with pytest.raises(ModelError, match=named):
-        read_adapter(directory, "tuned", model, max_rank=8)
+        read_adapter(model, directory, "tuned", max_rank=8)
 
 
 def _without_config(directory: Path) -> None:
@@ -128,4 +128,4 @@ def test_wrong_files_are_named(
     """A directory that is no whole adapter says what it lacks; pickled weights, which are code, are never opened."""
     spoil(directory)
     with pytest.raises(error, match=named):
-        read_adapter(directory, "tuned", model, max_rank=8)
+        read_adapter(model, directory, "tuned", max_rank=8)
