@@ -23,6 +23,7 @@ from service.engine.loop import EngineBackend, LoopConfig
 from service.errors import EngineError
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain import slo_of
+from service.fleet.replica_count import replica_count
 from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder, ReplicaInfo
@@ -63,6 +64,7 @@ class Replica:
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
             keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
+            num_replicas=replica_count(settings),
             tool_parser=settings.tool_parser,
             tracer=self._tracer,
             attention=None if model.attention is None else model.attention(self._backend),

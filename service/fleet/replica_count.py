@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from service.api.state import Clock
+from service.config import Settings
 from service.errors import UnavailableError
+from service.fleet.brain_link import ask_brain
 
 REFRESH_S = 5.0
 
@@ -37,3 +40,8 @@ class ReplicaCount:
             self._number = max(1, await self._fetch())
         except UnavailableError:  # the brain is started again: until then it is as it was
             return
+
+
+def replica_count(settings: Settings) -> ReplicaCount:
+    """Of this service, as the brain counts."""
+    return ReplicaCount(max(1, settings.min_replicas), lambda: ask_brain("num_ready"), time.monotonic)
