@@ -235,6 +235,7 @@ class StepStats:
     `num_arrived_prompt_tokens` were accepted since the step before, and `num_refused` with about
     `num_refused_prompt_tokens` were turned away. `ttft_s` and `itl_s` hold one entry per token that was a
     first or a later one. `finished` has one entry per sequence that ended.
+    `running_adapters` and `waiting_adapters` are the names of those that sequences use after the step.
     """
 
     duration_s: float
@@ -257,3 +258,5 @@ class StepStats:
     ttft_s: tuple[float, ...] = ()
     itl_s: tuple[float, ...] = ()
     finished: tuple[tuple[FinishReason, SequenceTimings], ...] = ()
+    running_adapters: frozenset[str] = frozenset()
+    waiting_adapters: frozenset[str] = frozenset()

@@ -43,6 +43,12 @@ class Scheduler:
         waiting = sum(sequence.num_uncomputed_tokens for sequence in self._waiting)
         return waiting + sum(sequence.num_uncomputed_tokens - 1 for sequence in self._running)
 
+    @property
+    def adapters(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the adapters that running and waiting sequences use."""
+        running, waiting = ({s.adapter.name for s in each if s.adapter} for each in (self._running, self._waiting))
+        return frozenset(running), frozenset(waiting)
+
     def add(self, sequence: Sequence) -> None:
         self._waiting.push(sequence)
 

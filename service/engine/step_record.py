@@ -80,7 +80,14 @@ class StepRecord:
         )
 
     def stats(
-        self, *, duration_s: float, num_running: int, num_waiting: int, num_prefill_left: int, kv_usage: float
+        self,
+        *,
+        duration_s: float,
+        num_running: int,
+        num_waiting: int,
+        num_prefill_left: int,
+        kv_usage: float,
+        adapters: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset()),
     ) -> StepStats:
         return StepStats(
             duration_s=duration_s,
@@ -101,6 +108,8 @@ class StepRecord:
             ttft_s=tuple(self._ttft_s),
             itl_s=tuple(self._itl_s),
             finished=tuple(self._finished),
+            running_adapters=adapters[0],
+            waiting_adapters=adapters[1],
         )
 
     def _time_token(self, sequence: Sequence, at: float) -> None:

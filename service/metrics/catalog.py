@@ -112,6 +112,14 @@ CACHE_CONFIG = _gauge(
     "enable_prefix_caching",
     across="livemax",
 )
+LORA_REQUESTS = _gauge(
+    "vllm:lora_requests_info",
+    "Unix time of the last step with these adapters (names with commas between): the latest series is in force.",
+    "max_lora",
+    "running_lora_adapters",
+    "waiting_lora_adapters",
+    across="livemax",
+)
 SLEEP_STATE = _gauge(
     "vllm:engine_sleep_state", "1 for `awake`: an engine that runs never sleeps.", "sleep_state", across="livemax"
 )

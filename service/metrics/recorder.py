@@ -8,6 +8,8 @@ request; each takes microseconds. Values live in this process, or in files that 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +30,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaInfo:
-    """What does not change while a replica runs. `num_blocks` and `block_size` (tokens) describe its KV cache."""
+    """What does not change while a replica runs. `num_blocks` and `block_size` (tokens) describe its KV cache;
+    `max_loras` is 0 where no adapters are served."""
 
     model_name: str
     max_model_len: int
@@ -36,6 +39,7 @@ class ReplicaInfo:
     block_size: int
     cache_dtype: str
     prefix_caching: bool
+    max_loras: int = 0
     slo: Slo = field(default_factory=Slo)
 
 
@@ -85,7 +89,11 @@ class Recorder:
     `info` is None where there is no engine: then the families of HTTP exist alone.
     """
 
-    def __init__(self, info: ReplicaInfo | None, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, info: ReplicaInfo | None, registry: CollectorRegistry, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._max_loras = 0 if info is None else info.max_loras
+        self._wall_clock = wall_clock
         self._slo = Slo() if info is None else info.slo
         self._engine_labels = ("" if info is None else info.model_name, ENGINE)
         self._counters: dict[str, Counter] = {}
@@ -120,6 +128,9 @@ class Recorder:
             self._observe(catalog.STEP_TIME, stats.duration_s)
         self._observe(catalog.TTFT, *stats.ttft_s)
         self._observe(catalog.ITL, *stats.itl_s)
+        if self._max_loras:
+            used = (",".join(sorted(names)) for names in (stats.running_adapters, stats.waiting_adapters))
+            self._set(catalog.LORA_REQUESTS, self._wall_clock(), str(self._max_loras), *used)
         for _, timings in stats.finished:
             self._observe_sequence(timings)
 

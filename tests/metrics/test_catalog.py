@@ -26,6 +26,11 @@ CONTRACT = [
         "gauge",
         (*ENGINE, "block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching"),
     ),
+    (
+        "vllm:lora_requests_info",
+        "gauge",
+        (*ENGINE, "max_lora", "running_lora_adapters", "waiting_lora_adapters"),
+    ),
     ("vllm:engine_sleep_state", "gauge", (*ENGINE, "sleep_state")),
     ("vllm:prompt_tokens_total", "counter", ENGINE),
     ("vllm:generation_tokens_total", "counter", ENGINE),

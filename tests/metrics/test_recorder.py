@@ -187,3 +187,26 @@ def test_token_buckets_end_at_the_context_length(recorder: Recorder, engine_valu
     """A model of 4096 tokens has a bucket for 2000 and none for 5000."""
     assert engine_value("request_prompt_tokens_bucket", le="2000.0") == 0
     assert engine_value("request_prompt_tokens_bucket", le="5000.0") is None
+
+
+def test_adapters_in_use(registry: CollectorRegistry, engine_value: Value) -> None:
+    """The series with the latest time names the adapters of the last step."""
+    now = [1000.0]
+    recorder = Recorder(INFO, registry, wall_clock=lambda: now[0])
+    recorder.on_step(replace(STEP, running_adapters=frozenset({"sql", "chat"}), waiting_adapters=frozenset({"sql"})))
+    now[0] = 1001.0
+    recorder.on_step(STEP)
+
+    def seen(running: str, waiting: str) -> float | None:
+        labels = {"max_lora": "4", "running_lora_adapters": running, "waiting_lora_adapters": waiting}
+        return engine_value("lora_requests_info", **labels)
+
+    assert seen("chat,sql", "sql") == 1000.0
+    assert seen("", "") == 1001.0
+
+
+def test_a_replica_without_adapters_does_not_tell_of_them(registry: CollectorRegistry) -> None:
+    """A series that nothing sets would look like an idle server that has them."""
+    Recorder(replace(INFO, max_loras=0), registry).on_step(STEP)
+    found = [sample for family in registry.collect() for sample in family.samples if "lora" in sample.name]
+    assert found == []

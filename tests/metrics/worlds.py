@@ -12,6 +12,7 @@ INFO = ReplicaInfo(
     block_size=16,
     cache_dtype="bfloat16",
     prefix_caching=True,
+    max_loras=4,
 )
 TIMINGS = SequenceTimings(
     arrival_at=100.0,
