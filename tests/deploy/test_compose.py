@@ -121,3 +121,13 @@ def test_grafana_finds_prometheus_and_its_dashboards() -> None:
     assert list(mounted("grafana", provider["options"]["path"]).glob("*.json"))
     environment = STACK["services"]["grafana"]["environment"]
     assert mounted("grafana", environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).is_file()
+
+
+def test_the_file_of_keys_is_where_the_setting_says() -> None:
+    """With the second file of the stack: a secret, which is not in the repository."""
+    stack = yaml.safe_load((DEPLOY / "compose.keys.yaml").read_text())
+    assert stack["services"].keys() == {OURS}
+    (name,) = stack["services"][OURS]["secrets"]
+    assert stack["services"][OURS]["environment"] == {"HEADCOUNT_API_KEYS_FILE": f"/run/secrets/{name}"}
+    assert "api_keys_file" in Settings.model_fields
+    assert stack["secrets"][name]["file"] in (DEPLOY.parent / ".gitignore").read_text().splitlines()

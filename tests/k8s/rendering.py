@@ -26,9 +26,11 @@ COMBINATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "production, gpu, model-volume": ("overlays/production", ("gpu", "model-volume")),
     "production, head-recovery": ("overlays/production", ("head-recovery",)),
     "production, gateway": ("overlays/production", ("gateway",)),
+    "production, api-keys": ("overlays/production", ("api-keys",)),
     "keda": ("base", ("monitoring", "keda")),
+    "keda, api-keys": ("base", ("monitoring", "keda", "api-keys")),
 }
-RAY_SERVICES = tuple(name for name in COMBINATIONS if name != "keda")
+RAY_SERVICES = tuple(name for name in COMBINATIONS if not name.startswith("keda"))
 
 
 @dataclass(frozen=True, slots=True)

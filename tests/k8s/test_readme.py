@@ -17,7 +17,7 @@ from tests.k8s.rendering import COMBINATIONS, ROOT, of_kind, ray_service, render
 from tests.k8s.sizing import table
 
 README = ROOT / "k8s" / "README.md"
-PROGRAMS = {"curl", "docker", "git", "helm", "kind", "kubectl", "minikube"}
+PROGRAMS = {"curl", "docker", "git", "headcount", "helm", "kind", "kubectl", "minikube"}
 FOLDERS = ("k8s/", "deploy/", "docs/", "tests/")
 # Made by KubeRay: the service of a RayService is named after it.
 RESOURCES = {"rayservice/headcount", "svc/headcount-serve-svc"}
