@@ -15,10 +15,10 @@ from pathlib import Path
 
 from service.config import Settings
 from service.errors import ConfigError
+from service.fleet.haproxy import haproxy_variables
 
 # After a replica is taken out of HAProxy's list it stays reachable this long, for connections already on their way.
 DEREGISTRATION_S = 2
-REPEATABLE_BYTES = 1 << 16
 HAPROXY_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0")  # noqa: S104 - names, not sockets
 # On a busy machine Ray's own start takes longer than the 30 s that it grants itself.
 RAY_START_TIMEOUT_S = 300
@@ -54,12 +54,7 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("")),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        # A replica that dies before it has answered anything is not the client's concern: another one is asked. HAProxy
-        # can ask again what fits into its buffer.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(REPEATABLE_BYTES),
-        # Who refuses a connection is gone: a dead replica has the fewest connections, and would get all that come.
-        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
+        **haproxy_variables(),
         # A change of replicas starts HAProxy anew; the old one keeps the streams that it has.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(settings.scale_down_timeout_s) + DEREGISTRATION_S),
     }
