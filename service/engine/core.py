@@ -20,7 +20,7 @@ from service.engine.scheduler import Scheduler
 from service.engine.sequence import Sequence
 from service.engine.step_record import StepRecord
 from service.errors import ConfigError, ContextLengthError, InvalidRequestError
-from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent
+from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent, TokenGrammar
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,18 @@ class EngineCore:
         for sequence in sequences:
             self._record.arrive(sequence)
             self._scheduler.add(sequence)
+        if request.grammar is not None:
+            self._constrain(sequences, request.grammar)
+
+    def _constrain(self, sequences: list[Sequence], grammar: TokenGrammar) -> None:
+        """Give each its matcher; all end at once where one cannot be made."""
+        try:
+            for sequence in sequences:
+                sequence.matcher = grammar.matcher()
+        except Exception as error:
+            logger.exception("a grammar failed, of request %s", sequences[0].request_id)
+            for sequence in tuple(sequences):
+                self._end(sequence, FinishReason.ERROR, _failure(error), self._clock())
 
     def abort(self, request_id: str) -> None:
         """End what is unfinished of a request, if anything; its terminal events come with the next step."""
@@ -145,14 +157,19 @@ class EngineCore:
                 self._end(sequence, FinishReason.TIMEOUT, SequenceResult(), now)
 
     def _execute(self, batch: Batch) -> list[SequenceResult]:
-        if not batch.scheduled:
+        """Where the runner fails, each half is tried again: who is at fault ends alone. The others get the tokens that
+        they would have got, for these do not depend on neighbours; the K and V of a step may be written twice."""
+        scheduled = batch.scheduled
+        if not scheduled:
             return []
         try:
             return self._runner.execute(batch)
         except Exception as error:
-            logger.exception("a step of %d sequences failed", len(batch.scheduled))
-            failure = SequenceResult(error=f"The engine failed while computing this request ({type(error).__name__}).")
-            return [failure] * len(batch.scheduled)
+            if len(scheduled) == 1:
+                logger.exception("a step failed by one sequence, of request %s", scheduled[0].sequence.request_id)
+                return [_failure(error)]
+        middle = len(scheduled) // 2
+        return [*self._execute(Batch(scheduled[:middle])), *self._execute(Batch(scheduled[middle:]))]
 
     def _commit(self, scheduled: ScheduledSequence, result: SequenceResult, at: float) -> None:
         sequence, completes = scheduled.sequence, scheduled.completes
@@ -188,3 +205,7 @@ class EngineCore:
             kv_usage=self._blocks.usage,
         )
         return StepOutput(record.events, stats)
+
+
+def _failure(error: Exception) -> SequenceResult:
+    return SequenceResult(error=f"The engine failed while computing this request ({type(error).__name__}).")

@@ -47,6 +47,7 @@ class Runner(Protocol):
     def execute(self, batch: Batch) -> list[SequenceResult]:
         """Compute a batch of at least one sequence; result i is of `batch.scheduled[i]`.
 
-        A sequence that cannot go on is reported by its `error`. An exception ends every sequence of the batch.
+        A sequence that cannot go on is reported by its `error`. After an exception the sequences are tried in smaller
+        batches, down to one: the same call again must do the same.
         """
         ...

@@ -78,7 +78,6 @@ class Sequence:
             num_prompt_tokens=len(request.prompt_token_ids),
             arrival_at=request.arrival_at,
             claim=request.claim,
-            matcher=None if request.grammar is None else request.grammar.matcher(),
             adapter=request.adapter,
         )
 

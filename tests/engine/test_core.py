@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from typing import Any
 
 import pytest
 
+from service.engine.batch import Batch
 from service.engine.core import EngineConfig
+from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence
 from service.errors import ConfigError, ContextLengthError, HeadcountError, InvalidRequestError
-from service.types import FinishReason, GenerateRequest, TokenEvent
+from service.types import FinishReason, GenerateRequest, TokenEvent, TokenMatcher
 from tests.engine.fakes import (
     BOMB,
     EOS,
@@ -185,6 +188,22 @@ class TestAbort:
         assert not core.has_work
 
 
+class NarrowRunner(HistoryRunner):
+    """Has memory for two sequences at a time."""
+
+    def execute(self, batch: Batch) -> list[SequenceResult]:
+        if len(batch.scheduled) > 2:
+            raise MemoryError
+        return super().execute(batch)
+
+
+class BrokenGrammar:
+    """A grammar with a bug."""
+
+    def matcher(self) -> TokenMatcher:
+        raise RuntimeError("a bug")
+
+
 class TestFailures:
     def test_a_sequence_that_fails_ends_alone(self) -> None:
         """Its neighbours get their tokens."""
@@ -207,23 +226,45 @@ class TestFailures:
 
         assert event.num_prefix_hit_tokens == 0
 
-    def test_a_step_that_fails_ends_its_sequences_and_the_engine_goes_on(self) -> None:
-        """One terminal event each, no detail of ours in it; those that waited are served."""
-        core = engine(max_num_seqs=2)
-        bomb, beside = request(1, BOMB, request_id="bomb"), request(1, 2, request_id="beside")
-        later = request(3, 4, request_id="later")
+    @pytest.mark.parametrize("culprits", [{0}, {3}, {1, 2}, {0, 1, 2, 3}])
+    def test_a_step_that_fails_ends_who_is_at_fault(self, culprits: set[int]) -> None:
+        """One terminal event each, no detail of ours in it; neighbours get their tokens, those that waited too."""
+        core = engine(max_num_seqs=4)
+        requests = [request(1, BOMB if i in culprits else i, request_id=f"{i}") for i in range(6)]
 
-        events = run(core, bomb, beside, later)
+        events = run(core, *requests)
 
-        assert reasons(events) == {
-            ("bomb", 0): FinishReason.ERROR,
-            ("beside", 0): FinishReason.ERROR,
-            ("later", 0): LENGTH,
-        }
+        ends = reasons(events)
+        assert {int(name) for (name, _), reason in ends.items() if reason is FinishReason.ERROR} == culprits
+        for i in set(range(6)) - culprits:
+            assert output(events, f"{i}") == expected_output((1, i), 4)
         assert {event.error for event in events if event.error} == {
             "The engine failed while computing this request (MemoryError)."
         }
         core.check_integrity()
+
+    def test_a_runner_with_too_little_memory_gets_less_at_a_time(self) -> None:
+        """Nobody fails: two sequences fit where four do not, and the tokens are the same."""
+        requests = [request(1, i, request_id=f"{i}") for i in range(4)]
+
+        events = run(engine(NarrowRunner()), *requests)
+
+        assert set(reasons(events).values()) == {LENGTH}
+        assert [output(events, f"{i}") for i in range(4)] == [expected_output((1, i), 4) for i in range(4)]
+
+    def test_a_grammar_that_fails_ends_its_request(self) -> None:
+        """Also where it cannot even begin; whoever came with it is served."""
+        core = engine()
+        broken = dataclasses.replace(request(1, n=2, request_id="broken"), grammar=BrokenGrammar())
+
+        events = run(core, broken, request(1, 2, request_id="good"))
+
+        assert reasons(events) == {
+            ("broken", 0): FinishReason.ERROR,
+            ("broken", 1): FinishReason.ERROR,
+            ("good", 0): LENGTH,
+        }
+        assert output(events, "good") == expected_output((1, 2), 4)
 
     def test_a_rejected_request_leaves_nothing_behind(self) -> None:
         """Refusals are errors with a sentence, and the engine stays idle."""
