@@ -244,9 +244,10 @@ def _inside(directory: Path, path: str) -> Path:
     """`path`, absolute or within `directory`. Raises InvalidRequestError unless it leads to something below that."""
     try:
         resolved = (directory / path).resolve()
+        is_inside = resolved != directory and resolved.is_relative_to(directory) and resolved.is_dir()
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
-        resolved = directory
-    if resolved == directory or not resolved.is_relative_to(directory):
+        is_inside = False
+    if not is_inside:
         raise InvalidRequestError(
             "lora_path must be a directory inside lora_dir, relative to it or absolute.", param="lora_path"
         )
