@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
-from service.types import GenerateRequest, TokenEvent
+from service.types import Claim, GenerateRequest, TokenEvent
+
+
+class HealthState(StrEnum):
+    LOADING = "loading"  # nothing is served yet
+    READY = "ready"
+    OVERLOADED = "overloaded"  # serving, and refusing what would not be begun in time: new requests may come
+    DRAINING = "draining"  # finishing what it has: new requests should go elsewhere
+    DEAD = "dead"  # the engine has failed, or its heartbeat has stopped: busy is alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """`alive` is False when the engine's heartbeat has stopped (busy is alive).
+    """`wait_s`: until a request that comes now would be begun."""
 
-    `ready` is False while loading or draining.
-    """
-
-    alive: bool
-    ready: bool
+    state: HealthState
     reason: str
     num_waiting: int = 0
     num_running: int = 0
+    wait_s: float = 0.0
     heartbeat_age_s: float = 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not HealthState.DEAD
+
+    @property
+    def ready(self) -> bool:
+        return self.state in (HealthState.READY, HealthState.OVERLOADED)
 
 
 class TokenStream(Protocol):
@@ -47,6 +61,13 @@ class Backend(Protocol):
     @property
     def vocab_size(self) -> int:
         """Token ids are 0 ≤ id < vocab_size."""
+        ...
+
+    def check_room(self, claim: Claim) -> None:
+        """Raise OverloadedError or UnavailableError where no request of `claim` would be admitted now, whatever it is.
+
+        Costs microseconds, so that who is refused is refused before anything is read or computed.
+        """
         ...
 
     def generate(self, request: GenerateRequest) -> TokenStream:

@@ -93,6 +93,9 @@ class Settings(BaseModel):
     max_num_batched_tokens: int = Field(256, ge=16, le=1 << 20, description="most new tokens in a step")
     prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
     max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
+    queue_timeout_s: float | None = Field(
+        None, gt=0, description="longest wait to be begun before a request gets 429; default: slo_ttft_s"
+    )
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
 
     # adapters beside the model
@@ -106,6 +109,7 @@ class Settings(BaseModel):
     # HTTP
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    write_timeout_s: float = Field(60.0, gt=0, description="a client that reads nothing for so long counts as gone")
     max_body_mib: float = Field(4.0, gt=0, le=1024, description="largest request body")
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_from_json)] = Field(
         (), description='web origins whose pages may call the API, as JSON: ["https://ui.example"], or ["*"] for any'

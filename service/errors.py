@@ -14,9 +14,10 @@ bodies, logs and metrics.
     │   ├── AuthenticationError       no API key, or one that is not known (401)
     │   ├── PermissionDeniedError     a key that may not do this (403)
     │   ├── UnknownModelError         the `model` asked for is not served here (404)
-    │   ├── OverloadedError           the queue is full; `retry_after_s` says when to come back (429)
+    │   ├── OverloadedError           cannot be begun in time; `retry_after_s` says when to come back (429)
     │   ├── RateLimitError            the tenant's own limit is reached; `retry_after_s` likewise (429)
-    │   └── UnavailableError          starting, draining or dead (503)
+    │   ├── UnavailableError          starting, draining or dead (503)
+    │   └── DeadlineError             begun, and not done in the time that the client gave (504)
     ├── GrammarError              a sequence cannot go on under its grammar; ends that sequence alone
     └── EngineError               our fault: a sequence or the engine failed (500)
 
@@ -104,6 +105,10 @@ class RateLimitError(RequestError):
 
 class UnavailableError(RequestError):
     label = "service_unavailable"
+
+
+class DeadlineError(RequestError):
+    label = "timeout"
 
 
 class GrammarError(HeadcountError):

@@ -191,7 +191,7 @@ async def _continuation(state: ApiState, prompt: tuple[int, ...], num_new: int, 
     token_ids: list[int] = []
     async with aclosing(state.backend.generate(request)) as stream:
         async for event in stream:
-            raise_failure(event)
+            raise_failure(event, state.backend)
             token_ids += event.token_ids
     return token_ids
 

@@ -1,4 +1,4 @@
-"""A request body to a checked model: never more than the limit in memory, and every complaint names the field."""
+"""A request body to a checked model: every complaint names the field."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
 from service.errors import InvalidRequestError
 
@@ -37,19 +35,6 @@ _VALUE_NAMES = {
     list: "an array",
     dict: "an object",
 }
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises HTTPException: 415 when it is declared as another type than JSON, 413 when too large."""
-    content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise HTTPException(415, "Unsupported content type: send JSON with the header Content-Type: application/json.")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise HTTPException(413, f"The request body is larger than the limit of {max_bytes} bytes.")
-    return bytes(body)
 
 
 def parse_body(model: type[M], body: bytes) -> M:

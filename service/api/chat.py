@@ -97,6 +97,7 @@ def job_of(
     )
     return Job(
         requests=(request,),
+        claim=chat.claim(arrival_at),
         rules=chat.text_rules(
             continues_text=bool(chat.continue_final_message) or grammar is not None,
             shown_token_ids=frozenset() if use is None else use.shown_token_ids,

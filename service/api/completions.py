@@ -72,6 +72,7 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
             grammar=grammar,
             arrival_at=arrival_at,
         )
+            claim=fields.claim(arrival_at),
         for index, prompt in enumerate(_token_lists(state, fields, n))
     )
     head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)

@@ -21,6 +21,7 @@ from starlette.types import Scope
 from service.api.logs import RequestRecord, record_of
 from service.errors import (
     AuthenticationError,
+    DeadlineError,
     EngineError,
     HeadcountError,
     OverloadedError,
@@ -38,6 +39,7 @@ _STATUS: dict[type[RequestError], int] = {
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineError: HTTPStatus.GATEWAY_TIMEOUT,
     RequestError: HTTPStatus.BAD_REQUEST,  # all others
 }
 _HTTP_CODES: dict[int, str] = {
@@ -58,6 +60,7 @@ _ANTHROPIC_TYPES: dict[int, str] = {
     HTTPStatus.TOO_MANY_REQUESTS: "overloaded_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
     HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
 }
 _INTERNAL_MESSAGE = "The server failed to process this request: its log has the reason under the x-request-id."
 _logger = logging.getLogger(__name__)
@@ -133,6 +136,8 @@ def _failure_of(error: Exception) -> Failure:
 def _headers(error: RequestError) -> dict[str, str]:
     if isinstance(error, AuthenticationError):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, DeadlineError):
+        return {"x-should-retry": "false"}  # it would take as long again
     if not isinstance(error, OverloadedError | RateLimitError):
         return {}
     return {

@@ -14,9 +14,10 @@ from pydantic_core import PydanticCustomError
 
 from service.api.body import UNSUPPORTED
 from service.api.choice import TextRules
+from service.api.claim import checked_timeout
 from service.api.render import StreamUsage
 from service.errors import InvalidRequestError
-from service.types import SamplingParams
+from service.types import Claim, SamplingParams
 
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Unsupported = Mapping[str, tuple[object, ...]]
@@ -94,6 +95,7 @@ class GenerationFields(StrictModel):
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     add_special_tokens: bool | None = None
+    timeout: float | None = Field(None, description="Seconds from the request's arrival to the end of its answer.")
     user: str | None = Field(None, description="Accepted and not used.")
 
     @model_validator(mode="after")
@@ -101,6 +103,12 @@ class GenerationFields(StrictModel):
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options is only allowed when stream is true.", param="stream_options")
         return self
+
+    def claim(self, arrival_at: float) -> Claim:
+        """Until when the answer is wanted. Raises InvalidRequestError."""
+        if self.timeout is None:
+            return Claim()
+        return Claim(deadline_at=arrival_at + checked_timeout(self.timeout, "timeout"))
 
     @property
     def stream_usage(self) -> StreamUsage:

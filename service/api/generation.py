@@ -5,18 +5,20 @@ One HTTP request becomes one GenerateRequest per prompt with n sequences: choice
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
 from service.api.choice import Choice, Piece, TextRules
 from service.api.logs import Tally
+from service.api.merge import merge
 from service.api.render import Renderer
-from service.api.state import ApiState, Clock
-from service.backend import TokenStream
-from service.errors import EngineError, UnavailableError
+from service.api.state import ApiState
+from service.backend import Backend, TokenStream
+from service.errors import DeadlineError, EngineError, OverloadedError, UnavailableError
 from service.types import FinishReason, GenerateRequest, TokenEvent, TokenLogprob
+
+LEAST_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,16 +51,16 @@ async def generate(state: ApiState, job: Job, tally: Tally) -> AsyncGenerator[Pi
             stream = state.backend.generate(request)
             stack.push_async_callback(stream.aclose)
             tally.num_prompt_tokens += len(request.prompt_token_ids)
-            sources.append(_continue_prompt(stream, choices, request if job.echo else None, tally, state.clock))
+            sources.append(_continue_prompt(state, stream, choices, request if job.echo else None, tally))
         tally.is_admitted = True
-        pieces = sources[0] if len(sources) == 1 else _merge(sources)
+        pieces = sources[0] if len(sources) == 1 else merge(sources)
         await stack.enter_async_context(aclosing(pieces))
         async for piece in pieces:
             yield piece
 
 
 async def _continue_prompt(
-    stream: TokenStream, choices: Sequence[Choice], echo: GenerateRequest | None, tally: Tally, clock: Clock
+    state: ApiState, stream: TokenStream, choices: Sequence[Choice], echo: GenerateRequest | None, tally: Tally
 ) -> AsyncGenerator[Piece, None]:
     """The pieces of the choices that continue one prompt; with `echo`, each choice begins with that prompt."""
     unechoed = set(choices) if echo else set()
@@ -69,7 +71,7 @@ async def _continue_prompt(
         choice = choices[event.index]
         if choice.finish_reason is not None:
             continue  # a stop string ended it: the engine, which knows no text, goes on until the request is closed
-        raise_failure(event)
+        raise_failure(event, state.backend)
         if event.index == 0 and event.num_prefix_hit_tokens > num_cached_tokens:
             tally.num_cached_tokens += event.num_prefix_hit_tokens - num_cached_tokens
             num_cached_tokens = event.num_prefix_hit_tokens
@@ -79,7 +81,7 @@ async def _continue_prompt(
             unechoed.remove(choice)
             yield choice.echo(echo.prompt_token_ids, prompt_logprobs)
         piece = choice.push(event)
-        _count(tally, event, piece, clock())
+        _count(tally, event, piece, state.clock())
         tally.longest_output_tokens = max(tally.longest_output_tokens, choice.num_tokens)
         yield piece
         num_unfinished -= choice.finish_reason is not None
@@ -89,12 +91,19 @@ async def _continue_prompt(
     raise EngineError("The engine ended a request without finishing every sequence.")
 
 
-def raise_failure(event: TokenEvent) -> None:
-    """Raise EngineError or UnavailableError where a sequence ended without its tokens."""
+def raise_failure(event: TokenEvent, backend: Backend) -> None:
+    """Where a sequence ended without its tokens: EngineError, UnavailableError, OverloadedError or DeadlineError."""
     if event.finish_reason is FinishReason.ERROR:
         raise EngineError(event.error or "The engine failed on this sequence.")
     if event.finish_reason is FinishReason.ABORT:
         raise UnavailableError("The server stopped before this request was finished: send it again.")
+    if event.finish_reason is FinishReason.TIMEOUT:
+        if event.timings is None or event.timings.scheduled_at is None:
+            raise OverloadedError(
+                "The server is overloaded: this request could not be begun in time. Please retry later.",
+                retry_after_s=max(LEAST_RETRY_S, backend.health().wait_s),
+            )
+        raise DeadlineError("The answer was not complete within the time that the request gave it.")
 
 
 def _count(tally: Tally, event: TokenEvent, piece: Piece, now: float) -> None:
@@ -107,32 +116,3 @@ def _count(tally: Tally, event: TokenEvent, piece: Piece, now: float) -> None:
         tally.scheduled_at = event.timings.scheduled_at
     if piece.finish_reason is not None:
         tally.finish_reasons.append(piece.finish_reason)
-
-
-async def _merge(sources: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
-    """The pieces of all sources as they come. A source runs at most one piece ahead of the reader."""
-    arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(maxsize=1)
-
-    async def pump(source: AsyncGenerator[Piece, None]) -> None:
-        try:
-            async for piece in source:
-                await arrived.put(piece)
-            await arrived.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again where pieces are read
-            await arrived.put(error)
-
-    pumps = [asyncio.create_task(pump(source)) for source in sources]
-    try:
-        num_open = len(pumps)
-        while num_open:
-            item = await arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                num_open -= 1
-            else:
-                yield item
-    finally:
-        for task in pumps:
-            task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from service.api.keys import Tenant
 from service.api.limits import Usage
+from service.errors import DeadlineError, OverloadedError
 from service.types import FinishReason, GenerateRequest
 
 REQUEST_LOGGER = "headcount.request"
@@ -39,11 +40,6 @@ class Tally:
     first_token_at: float | None = None
     last_token_at: float | None = None
     finish_reasons: list[FinishReason] = field(default_factory=list)
-
-    def outcomes(self, *, failed: bool) -> tuple[FinishReason, ...]:
-        """One finish reason per choice: those that are not finished by now failed, or their client has gone."""
-        missing = FinishReason.ERROR if failed else FinishReason.ABORT
-        return (*self.finish_reasons, *[missing] * (self.num_choices - len(self.finish_reasons)))
 
     def fields(self) -> dict[str, object]:
         """Its part of the log line."""
@@ -98,6 +94,17 @@ class RequestRecord:
         if self.tally is None:
             return 0 if self.usage is None else self.usage.num_reserved
         return self.tally.num_prompt_tokens + self.tally.num_output_tokens if self.tally.is_admitted else 0
+
+    def outcomes(self) -> tuple[FinishReason, ...]:
+        """One finish reason per choice that was admitted: those that are not finished by now ran out of time, failed,
+        or their client has gone."""
+        tally = self.tally
+        if tally is None or not tally.is_admitted:
+            return ()
+        missing = FinishReason.ABORT if self.error is None else FinishReason.ERROR
+        if self.error in {DeadlineError.label, OverloadedError.label}:
+            missing = FinishReason.TIMEOUT
+        return (*tally.finish_reasons, *[missing] * (tally.num_choices - len(tally.finish_reasons)))
 
     def reserve(self, num_tokens: int) -> None:
         """Before the engine gets them. Raises RateLimitError."""

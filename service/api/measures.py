@@ -31,7 +31,7 @@ def measure(recorder: Recorder, record: RequestRecord, ended_at: float) -> None:
             GenerationStats(
                 n=tally.n,
                 max_tokens=tally.max_tokens,
-                finish_reasons=tally.outcomes(failed=record.error is not None),
+                finish_reasons=record.outcomes(),
                 longest_output_tokens=tally.longest_output_tokens,
             )
         )

@@ -17,21 +17,26 @@ from service.errors import UnavailableError
 _UNAVAILABLE = errors(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+def adapter_card(state: ApiState, name: str) -> dict[str, object]:
+    """An adapter as one of the models that are served."""
+    return {**_card(state, name), "parent": state.model_id}
+
+
+def _card(state: ApiState, name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": state.created_at, "owned_by": "headcount"}
+
+
 def model_routes(state: ApiState) -> APIRouter:
     router = APIRouter(prefix="/v1/models", tags=["models"])
-    model: dict[str, object] = {
-        "id": state.model_id,
-        "object": "model",
-        "created": state.created_at,
-        "owned_by": "headcount",
-    }
+    model = _card(state, state.model_id)
     if state.embedding is not None:
         model["embedding"] = asdict(state.embedding.shape)
 
     @router.get("")
     async def list_models() -> JSONResponse:
-        """The models that are served here."""
-        return JSONResponse({"object": "list", "data": [model]})
+        """The models that are served here: the model itself, and its adapters."""
+        names = () if state.adapters is None else await asyncio.to_thread(state.adapters.names)
+        return JSONResponse({"object": "list", "data": [model, *(adapter_card(state, name) for name in names)]})
 
     @router.get(
         "/{model_id:path}",
@@ -40,8 +45,8 @@ def model_routes(state: ApiState) -> APIRouter:
     )
     async def retrieve_model(request: Request) -> JSONResponse:
         """One model; its id may contain slashes."""
-        state.check_model(request.path_params["model_id"])
-        return JSONResponse(model)
+        adapter = await asyncio.to_thread(state.adapter_of, request.path_params["model_id"])
+        return JSONResponse(model if adapter is None else adapter_card(state, adapter.name))
 
     return router
 
@@ -58,7 +63,8 @@ def operation_routes(state: ApiState) -> APIRouter:
     @router.get("/health", responses=_UNAVAILABLE)
     @router.get("/health/ready", responses=_UNAVAILABLE)
     async def ready() -> JSONResponse:
-        """503 while new requests should go elsewhere: loading, draining or dead."""
+        """503 while new requests should go elsewhere: loading, draining or dead. A server that is overloaded is ready:
+        without it the others would have to serve more, and what it cannot serve in time it says at once."""
         health = state.backend.health()
         return _health_answer(health, healthy=health.alive and health.ready)
 
@@ -82,8 +88,10 @@ def _health_answer(health: Health, *, healthy: bool) -> JSONResponse:
     return JSONResponse(
         {
             "status": "ok",
+            "state": health.state.value,
             "reason": health.reason,
             "num_waiting": health.num_waiting,
             "num_running": health.num_running,
+            "wait_s": round(health.wait_s, 3),
         }
     )

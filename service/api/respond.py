@@ -5,18 +5,19 @@ A request whose client has gone, streaming or not, queued or running, is cancell
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.api import sse
-from service.api.body import read_body
 from service.api.choice import Piece
-from service.api.disconnect import unless_disconnected
+from service.api.claim import claim_of, claimed
+from service.api.disconnect import unless_disconnected, while_read
 from service.api.errors import fail
 from service.api.generation import Job, generate
 from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, Tally, record_of
@@ -38,19 +39,22 @@ class GenerationResponse(Response):
         self._prepare = prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = record_of(scope)
+        state, record, claim = self._state, record_of(scope), claim_of(scope)
+        state.check_generates()
+        state.backend.check_room(claim)
         try:
-            body = await read_body(Request(scope, receive), self._state.max_body_bytes)
-            await unless_disconnected(receive, self._answer(body, record, scope, receive, send))
+            async with state.intake.body(Request(scope, receive)) as body:
+                prepare = partial(self._prepare, state, body, record.started_at)
+                job = await unless_disconnected(receive, state.intake.run(prepare))
+            job = replace(job, requests=claimed(job.requests, claim))
+            send = while_read(send, state.write_timeout_s)
+            await unless_disconnected(receive, self._answer(job, record, scope, receive, send))
         except ClientDisconnect:
             record.client_disconnected = True
             if record.status == CLIENT_CLOSED_REQUEST:
                 await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
 
-    async def _answer(self, body: bytes, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
-        self._state.check_generates()
-        # Parsing, templates and tokenizers take seconds for the largest bodies: the event loop has others to serve.
-        job = await asyncio.to_thread(self._prepare, self._state, body, record.started_at)
+    async def _answer(self, job: Job, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
         record.model = self._state.model_id
         record.request, record.is_stream = job.requests[0], job.stream
         record.tally = tally = job.tally()

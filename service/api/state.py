@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.types import Scope
 
+from service.api.intake import Intake
 from service.api.keys import KeyRing
 from service.api.logs import RequestRecord
 from service.attention import AttentionSource
@@ -43,6 +44,7 @@ class ApiState:
     about, not in a single replica; `tracer` where requests are traced; `attention` where a model can be looked into;
     `embedding` where it makes vectors of texts; `keys` where API keys are asked for. `generates` is false where vectors
     are all that the model makes. `num_replicas` share the limits of a tenant.
+    `intake` takes bodies in; a client that takes nothing of its answer for `write_timeout_s` counts as gone.
     `clock` is monotonic and the same as the backend's, `wall_clock` gives Unix time; both in seconds.
     """
 
@@ -53,7 +55,8 @@ class ApiState:
     created_at: int
     recorder: Recorder
     render_metrics: Callable[[], tuple[bytes, str]]
-    max_body_bytes: int = 4 * MIB
+    intake: Intake = field(default_factory=lambda: Intake(4 * MIB))
+    write_timeout_s: float = 60.0
     log_prompts: bool = False
     cors_origins: tuple[str, ...] = ()
     tool_parser: ToolParser = "auto"

@@ -29,7 +29,7 @@ from starlette.types import Scope
 
 from service.api.logs import RequestRecord, Tally
 from service.api.state import Clock
-from service.types import GenerateRequest
+from service.types import FinishReason, GenerateRequest
 
 # What is traced, and what the conventions call it.
 OPERATIONS: Mapping[str, str] = {
@@ -127,7 +127,7 @@ def _attributes(operation: str, record: RequestRecord) -> Attributes:
     if record.request is not None:
         known |= _asked(record.request)
     if record.tally is not None:
-        known |= _used(record.tally, failed=record.error is not None)
+        known |= _used(record.tally, record.outcomes())
     return {name: value for name, value in known.items() if value is not None}
 
 
@@ -146,8 +146,7 @@ def _asked(request: GenerateRequest) -> Mapping[str, AttributeValue | None]:
     }
 
 
-def _used(tally: Tally, *, failed: bool) -> Mapping[str, AttributeValue | None]:
-    outcomes = tally.outcomes(failed=failed) if tally.is_admitted else ()
+def _used(tally: Tally, outcomes: tuple[FinishReason, ...]) -> Mapping[str, AttributeValue | None]:
     return {
         "gen_ai.response.finish_reasons": tuple(reason.value for reason in outcomes) or None,
         "gen_ai.usage.input_tokens": tally.num_prompt_tokens,

@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import read_body
 from service.api.disconnect import unless_disconnected
 from service.api.logs import CLIENT_CLOSED_REQUEST, RequestRecord, record_of
 from service.api.state import ApiState
@@ -30,8 +29,8 @@ class WorkResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         record = record_of(scope)
         try:
-            body = await read_body(Request(scope, receive), self._state.max_body_bytes)
-            response = await unless_disconnected(receive, self._answer(body, record))
+            async with self._state.intake.body(Request(scope, receive)) as body:
+                response = await unless_disconnected(receive, self._answer(body, record))
             record.model = self._state.model_id
         except ClientDisconnect:
             record.client_disconnected = True

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.block_manager import BlockManager
+from service.engine.forecast import EngineRoom
 from service.engine.runner_protocol import Runner, SequenceResult
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Sequence
@@ -60,7 +61,12 @@ class EngineCore:
         blocks = BlockManager(
             num_blocks=runner.num_blocks, block_size=runner.block_size, prefix_caching=config.prefix_caching
         )
-        self.max_model_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self.room = EngineRoom(
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            num_kv_tokens=runner.num_blocks * runner.block_size,
+        )
+        self.max_model_len = min(runner.max_model_len, self.room.num_kv_tokens)
         self.vocab_size = runner.vocab_size
         self.config = config
         self._runner = runner

@@ -12,16 +12,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from service.backend import Health
+from service.backend import Health, HealthState
+from service.engine.admission import Admission
 from service.engine.aside import Asides, Pieces, T
 from service.engine.core import EngineCore
+from service.engine.forecast import Forecast
 from service.engine.live_requests import LiveRequests
 from service.engine.stream import RequestStream, push_all
+from service.engine.synthetic import StepCost
 from service.errors import ConfigError, EngineError, UnavailableError
-from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent
+from service.types import Claim, FinishReason, GenerateRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +37,13 @@ class LoopConfig:
     """Limits around the steps. Raises ConfigError, naming the setting.
 
     Beyond the `max_num_seqs` sequences that may run, `max_waiting` are accepted. A step, or work that is not taken up,
-    may last `heartbeat_timeout_s` before the engine counts as dead.
+    may last `heartbeat_timeout_s` before the engine counts as dead. `step_cost` is what a step is expected to cost, for
+    the forecast of waiting times; without it there is none.
     """
 
     max_waiting: int = 256
     heartbeat_timeout_s: float = 60.0
+    step_cost: StepCost = field(default_factory=StepCost)
 
     def __post_init__(self) -> None:
         if self.max_waiting < 0:
@@ -65,7 +70,14 @@ class EngineBackend:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._changed = threading.Condition()  # guards what follows
         self._commands: list[Callable[[], None]] = []
-        self._live = LiveRequests(core.config.max_num_seqs + config.max_waiting, clock)
+        self._live = LiveRequests(
+            Admission(
+                Forecast(config.step_cost, core.room),
+                max_sequences=core.config.max_num_seqs + config.max_waiting,
+                queue_timeout_s=core.config.queue_timeout_s,
+                clock=clock,
+            )
+        )
         self._asides = Asides()
         self._refusal: str | None = "The engine has not started."
         self._failure: str | None = None
@@ -98,6 +110,13 @@ class EngineBackend:
             self._command(partial(self._core.add, request))
         return stream
 
+    def check_room(self, claim: Claim) -> None:
+        """See `Backend.check_room`."""
+        with self._changed:
+            if self._refusal is not None:
+                raise UnavailableError(self._refusal)
+            self._live.admission.check(claim)
+
     def compute(self, pieces: Pieces[T]) -> asyncio.Future[T]:
         """The result of a computation beside generation, for the running event loop; cancelling it ends the work.
 
@@ -111,16 +130,23 @@ class EngineBackend:
         return future
 
     def health(self) -> Health:
-        busy_since, refusal, failure = self._busy_since, self._refusal, self._failure
+        with self._changed:
+            refusal, failure, busy_since = self._refusal, self._failure, self._busy_since
+            wait_s, is_overloaded = self._live.admission.wait_s(Claim()), self._live.admission.is_overloaded()
         age_s = 0.0 if busy_since is None else max(0.0, self._clock() - busy_since)
+        state = HealthState.OVERLOADED if is_overloaded else HealthState.READY
         if failure is None and age_s > self._config.heartbeat_timeout_s:
             failure = f"The engine has been silent for {age_s:.0f} s."
+        if failure is not None:
+            state = HealthState.DEAD
+        elif refusal is not None:
+            state = HealthState.DRAINING if self._thread.ident else HealthState.LOADING
         return Health(
-            alive=failure is None,
-            ready=failure is None and refusal is None,
+            state=state,
             reason=failure or refusal or "ok",
             num_waiting=self._live.num_waiting,
             num_running=self._live.num_running,
+            wait_s=wait_s,
             heartbeat_age_s=age_s,
         )
 
@@ -200,6 +226,7 @@ class EngineBackend:
         # First the books, then the news: who is told of an end and asks again at once finds the place free.
         with self._changed:
             told = self._live.settle(events, stats)
+            stats = self._live.admission.with_refused(stats)
             self._changed.notify_all()
         self._deliver(told)
         self._observe(stats)

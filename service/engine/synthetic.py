@@ -34,11 +34,16 @@ class StepCost:
 
     def step_s(self, batch: Batch) -> float:
         num_sequences = len(batch.scheduled)
+        num_context_tokens = sum(scheduled.end for scheduled in batch.scheduled)
+        return self.of(num_sequences, batch.num_new_tokens - num_sequences, num_context_tokens)
+
+    def of(self, num_sequences: float, num_prefill_tokens: float, num_context_tokens: float) -> float:
+        """By the numbers that the law names."""
         return (
             self.base_s
             + self.per_sequence_s * num_sequences
-            + self.per_prefill_token_s * (batch.num_new_tokens - num_sequences)
-            + self.per_context_token_s * sum(scheduled.end for scheduled in batch.scheduled)
+            + self.per_prefill_token_s * num_prefill_tokens
+            + self.per_context_token_s * num_context_tokens
         )
 
 

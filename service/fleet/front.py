@@ -22,11 +22,12 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.app import create_app
+from service.api.intake import Intake
 from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
 from service.assembly import context_length, load_tokenizer_of
-from service.backend import Health, TokenStream
+from service.backend import Health, HealthState, TokenStream
 from service.config import Settings, load_settings
 from service.errors import UnavailableError
 from service.fleet import names
@@ -37,10 +38,11 @@ from service.metrics.exposition import render
 from service.metrics.fleet import FleetCollector, FleetStats
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
-from service.types import GenerateRequest
+from service.types import Claim, GenerateRequest
 
 WATCH_PERIOD_S = 0.5
 
+NOTHING_HERE = "Nothing is generated at this address."
 
 class Front:
     """The deployment class. Serve calls `__serve_build_asgi_app__` once after the constructor."""
@@ -61,7 +63,7 @@ class Front:
             created_at=int(time.time()),
             recorder=Recorder(None, CollectorRegistry()),
             render_metrics=self._render,
-            max_body_bytes=int(settings.max_body_mib * MIB),
+            intake=Intake(int(settings.max_body_mib * MIB)),
             cors_origins=settings.cors_origins,
             keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
             fleet=BrainView(settings, self._backend),
@@ -102,12 +104,16 @@ class FleetBackend:
         return self._states
 
     def generate(self, request: GenerateRequest) -> TokenStream:  # noqa: ARG002 - whatever it is
-        raise UnavailableError("Nothing is generated at this address.")
+        raise UnavailableError(NOTHING_HERE)
+    def check_room(self, claim: Claim) -> None:  # noqa: ARG002 - whoever it is
+        raise UnavailableError(NOTHING_HERE)
+
 
     def health(self) -> Health:
-        reason = "The server is draining: it finishes what it has and accepts nothing new."
-        reason = reason if self._is_draining else self._reason
-        return Health(alive=True, ready=reason == "ok", reason=reason)
+        if self._is_draining:
+            reason = "The server is draining: it finishes what it has and accepts nothing new."
+            return Health(state=HealthState.DRAINING, reason=reason)
+        return Health(state=HealthState.READY if self._reason == "ok" else HealthState.LOADING, reason=self._reason)
 
     def drain(self) -> None:
         self._is_draining = True

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api.app import create_app
+from service.api.intake import Intake
 from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState, Tracer
@@ -47,7 +48,11 @@ class Replica:
         self._recorder = Recorder(_info(settings, self._engine), CollectorRegistry())
         self._backend = EngineBackend(
             self._engine.core,
-            LoopConfig(max_waiting=settings.max_waiting, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+            LoopConfig(
+                max_waiting=settings.max_waiting,
+                heartbeat_timeout_s=settings.heartbeat_timeout_s,
+                step_cost=self._engine.model.step_cost,
+            ),
             observer=self._on_step,
         )
         self._backend.start()
@@ -60,7 +65,8 @@ class Replica:
             created_at=int(time.time()),
             recorder=self._recorder,
             render_metrics=lambda: render(directory),
-            max_body_bytes=int(settings.max_body_mib * MIB),
+            intake=Intake(int(settings.max_body_mib * MIB)),
+            write_timeout_s=settings.write_timeout_s,
             log_prompts=settings.log_prompts,
             cors_origins=settings.cors_origins,
             keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),

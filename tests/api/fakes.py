@@ -19,13 +19,14 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from service.api.app import create_app
 from service.api.state import ApiState
-from service.backend import Health
+from service.backend import Health, HealthState
+from service.errors import HeadcountError
 from service.metrics.recorder import Recorder, ReplicaInfo
 from service.text.chat_template import ChatTemplate
 from service.text.parts import TokenizerParts
 from service.text.tokenizer import Tokenizer
 from service.text.vocabulary import byte_alphabet
-from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent, TokenLogprob
+from service.types import Claim, FinishReason, GenerateRequest, SequenceTimings, TokenEvent, TokenLogprob
 
 END = 256  # <|end|> ends a message and a generation
 BEGIN = 257  # <|begin|> comes before a prompt
@@ -159,23 +160,31 @@ class ScriptedStream:
 class ScriptedBackend:
     """Plays `scripts` to the requests in turn, the last one over and over; raises a script that is an exception.
 
-    `requests` are all that were admitted; `closed` is the request id of every stream that was closed.
+    It has no room while it has a `refusal`. `requests` are all that were admitted, `claims` who asked for room;
+    `closed` is the request id of every stream that was closed.
     """
 
     max_model_len = MAX_MODEL_LEN
     vocab_size = VOCAB_SIZE
 
     def __init__(self, *scripts: Script | Exception) -> None:
-        self.status = Health(alive=True, ready=True, reason="serving")
+        self.status = Health(state=HealthState.READY, reason="serving")
+        self.refusal: HeadcountError | None = None
         self.play(*scripts or [say("Hello")])
 
     def play(self, *scripts: Script | Exception) -> None:
         """Begin anew, with these scripts."""
         self._scripts = list(scripts)
         self.requests: list[GenerateRequest] = []
+        self.claims: list[Claim] = []
         self.closed: list[str] = []
         self.streams: list[ScriptedStream] = []
         self.changed = asyncio.Event()
+
+    def check_room(self, claim: Claim) -> None:
+        self.claims.append(claim)
+        if self.refusal is not None:
+            raise self.refusal
 
     def generate(self, request: GenerateRequest) -> ScriptedStream:
         script = self._scripts[0] if len(self._scripts) == 1 else self._scripts.pop(0)

@@ -11,12 +11,13 @@ import pytest
 from service.api import chat, completions, examples
 from service.api.app import create_app
 from service.api.logs import RequestRecord
-from service.backend import Health
+from service.backend import Health, HealthState
 from tests.api.fakes import MODEL_ID, ScriptedBackend, client_of, make_state
 
-ALIVE = Health(alive=True, ready=True, reason="serving", num_waiting=2, num_running=3)
-DRAINING = Health(alive=True, ready=False, reason="draining")
-DEAD = Health(alive=False, ready=False, reason="no heartbeat for 60 s")
+ALIVE = Health(state=HealthState.READY, reason="serving", num_waiting=2, num_running=3)
+OVERLOADED = Health(state=HealthState.OVERLOADED, reason="ok", wait_s=12.3456)
+DRAINING = Health(state=HealthState.DRAINING, reason="draining")
+DEAD = Health(state=HealthState.DEAD, reason="no heartbeat for 60 s")
 
 
 async def get(path: str, health: Health = ALIVE, **changes: object) -> httpx.Response:
@@ -33,6 +34,7 @@ async def get(path: str, health: Health = ALIVE, **changes: object) -> httpx.Res
         ("/health/live", DRAINING, 200),
         ("/health/live", DEAD, 503),
         ("/health/ready", ALIVE, 200),
+        ("/health/ready", OVERLOADED, 200),
         ("/health/ready", DRAINING, 503),
         ("/health/ready", DEAD, 503),
         ("/health", ALIVE, 200),
@@ -40,16 +42,18 @@ async def get(path: str, health: Health = ALIVE, **changes: object) -> httpx.Res
     ],
 )
 async def test_health(path: str, health: Health, status: int) -> None:
-    """Live asks for a heartbeat, ready for more: a draining server is alive and not ready."""
+    """Live asks for a heartbeat, ready for more: a draining server is alive and not ready, an overloaded one is."""
     answer = await get(path, health)
 
     assert answer.status_code == status
     if status == 200:
         assert answer.json() == {
             "status": "ok",
+            "state": health.state,
             "reason": health.reason,
             "num_waiting": health.num_waiting,
             "num_running": health.num_running,
+            "wait_s": round(health.wait_s, 3),
         }
     else:
         assert answer.json()["error"]["code"] == "service_unavailable"

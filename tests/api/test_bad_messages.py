@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.intake import Intake
 from service.errors import OverloadedError, UnavailableError
 from service.types import FinishReason
 from tests.api.fakes import Json, ScriptedBackend, in_turn, post, step, tokens
@@ -99,7 +100,7 @@ async def test_a_schema_that_cannot_be_followed() -> None:
 )
 async def test_failures_of_the_protocol(path: str, content: bytes, status: int, kind: str) -> None:
     """Every path below /v1/messages has Anthropic's envelope."""
-    assert failed(await post(path, content, max_body_bytes=4000))[:2] == (status, kind)
+    assert failed(await post(path, content, intake=Intake(4000)))[:2] == (status, kind)
 
 
 @pytest.mark.parametrize(

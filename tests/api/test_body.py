@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from service.api.intake import Intake
 from tests.api.fakes import CHAT, COMPLETIONS, ScriptedBackend, client_of, complaint, post, say
 
 
@@ -54,7 +55,7 @@ async def test_the_body_limit() -> None:
             yield b" " * 50
 
     body = json.dumps({"prompt": "a"}).encode().ljust(100)
-    async with client_of(ScriptedBackend(), max_body_bytes=100) as client:
+    async with client_of(ScriptedBackend(), intake=Intake(100)) as client:
         headers = {"content-type": "application/json"}
         fits = await client.post(COMPLETIONS, content=body, headers=headers)
         whole = await client.post(COMPLETIONS, content=body + b" ", headers=headers)
