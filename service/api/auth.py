@@ -39,7 +39,7 @@ class Authentication:
         self._limiter = Limiter(state.clock, state.num_replicas)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._keys is None or scope["type"] != "http" or is_public(scope["path"]):
+        if self._keys is None or scope["type"] != "http" or is_public(_path(scope)):
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
@@ -95,9 +95,15 @@ def _tenant(keys: KeyRing, scope: Scope) -> Tenant:
     tenant = keys.tenant_of(key)
     if tenant is None:
         raise AuthenticationError("The API key that was sent is not known here.")
-    if tenant.role == ("user" if scope["path"] == METRICS_PATH else "metrics"):
+    if tenant.role == ("user" if _path(scope) == METRICS_PATH else "metrics"):
         raise PermissionDeniedError(f"A key with the role '{tenant.role}' may not be used here.")
     return tenant
+
+
+def _path(scope: Scope) -> str:
+    """Without the prefix under which the application may be mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _key_of(headers: Headers) -> bytes | None:

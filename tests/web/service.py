@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from service.api.app import create_app
+from service.api.keys import KeyRing
 from service.attention import AttentionMap, AttentionRequest, AttentionShape, HeadSummary, HeadWeights, Link
 from tests.api.fakes import MODEL_ID, ScriptedBackend, make_state, serving
 
@@ -101,9 +102,9 @@ def _weights(head: tuple[int, int], position: int) -> list[float]:
 
 
 @contextmanager
-def running(backend: ScriptedBackend, fleet: FakeFleet) -> Iterator[str]:
+def running(backend: ScriptedBackend, fleet: FakeFleet, keys: KeyRing | None = None) -> Iterator[str]:
     """The address of the page."""
-    app = create_app(make_state(backend, fleet=fleet, attention=FakeHeads()))
+    app = create_app(make_state(backend, fleet=fleet, attention=FakeHeads(), keys=keys))
     is_up, port = threading.Event(), list[int]()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.api.fakes import ScriptedBackend, in_turn, say, tokens, wait
+from tests.api.fakes import MODEL_ID, ScriptedBackend, in_turn, say, tokens, wait
+from tests.api.tenants import entry, key_of, ring
 from tests.web.service import BEST, FakeFleet, RoomyBackend, running
 from tests.web.tab import DESKTOP, PHONE, Scheme, Tab, accessibility_faults, opened_tab
 
@@ -135,6 +136,31 @@ def test_an_error_is_told(browser: Browser, url: str, backend: ScriptedBackend) 
             "error: Failed to load resource: the server responded with a status of 400 (Bad Request)"
         ]
         tab.complaints.clear()
+
+
+def test_a_key_is_asked_for_where_one_is_needed(
+    browser: Browser, backend: ScriptedBackend, fleet: FakeFleet, tmp_path: Path
+) -> None:
+    """Once, not with every request; a wrong one is asked for again; it stays in the tab and is nowhere to be seen."""
+    backend.play(say("Hello."))
+    with running(backend, fleet, ring(tmp_path, entry("alice"))) as url, opened_tab(browser) as tab:
+        tab.open(url, "chat")
+        tab.find(".key-form", "asks for an API key")
+        tab.page.get_by_label("API key").fill("wrong")
+        tab.find("button", "Use it").click()
+        tab.find(".key-form", "is not known here")
+        num_refused = len(tab.complaints)
+        tab.page.get_by_label("API key").fill(key_of("alice"))
+        tab.find("button", "Use it").click()
+        tab.find(".model", MODEL_ID)
+        tab.page.reload()
+        tab.find(".model", MODEL_ID)
+        tab.say("Hi")
+        tab.find(".answer.done", "Hello.")
+        assert tab.page.locator(".key-form").count() == 0
+        assert key_of("alice") not in tab.page.content() + tab.page.url
+        assert len(tab.complaints) == num_refused
+        tab.complaints.clear()  # the browser's own lines for failed requests
 
 
 def test_the_fleet_is_shown_as_it_changes(tab: Tab, url: str, fleet: FakeFleet) -> None:

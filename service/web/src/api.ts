@@ -1,12 +1,17 @@
+import { authorization, refuse } from "./key";
+
 /** Everything is asked relative to the page, so that the service may stand behind a path prefix. */
 async function ask(path: string, body?: object, signal?: AbortSignal): Promise<Response> {
+  const headers = authorization();
   const init: RequestInit =
     body === undefined
-      ? {}
-      : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+      ? { headers }
+      : { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) };
   const response = await fetch(new URL(path, document.baseURI), { ...init, signal: signal ?? null });
-  if (!response.ok) throw new Error(await complaint(response));
-  return response;
+  if (response.ok) return response;
+  const message = await complaint(response);
+  if (response.status === 401) refuse(message);
+  throw new Error(message);
 }
 
 /** What the service says is wrong, or what whoever stands before it says. */

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "preact/hooks";
 import { events, json, messageOf } from "./api";
+import { admitted } from "./key";
 
 export interface Stats {
   num_running: number;
@@ -89,6 +90,7 @@ async function repeat(
 ): Promise<void> {
   while (!signal.aborted) {
     try {
+      await admitted();
       await work();
     } catch (error) {
       if (!signal.aborted) set((last) => ({ ...last, failure: messageOf(error) }));

@@ -4,6 +4,7 @@ import { Chat } from "./chat";
 import { Fleet } from "./fleet";
 import { useFleet } from "./follow";
 import { Heads } from "./heads";
+import { KeyForm } from "./key";
 
 const VIEWS = ["Chat", "Fleet", "Heads"] as const;
 type View = (typeof VIEWS)[number];
@@ -41,6 +42,7 @@ function Page() {
           API
         </a>
       </header>
+      <KeyForm />
       <main>
         {/* All three stay: what was said or looked at is there when one comes back. */}
         <section hidden={view !== "Chat"} aria-label="Chat">
