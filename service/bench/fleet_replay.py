@@ -4,7 +4,7 @@
 
 Ray Serve, HAProxy, HTTP, load tester and autoscaler are real; a step of an engine costs what `COST` says instead of
 computing, so that a dozen replicas fit on a small machine. Then the same requests go through the simulator with the
-same law, costs and limits, and the cold start that was measured.
+same law, costs, limits and choice of a replica, and the cold start that was measured.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ import numpy as np
 
 from service.autoscaling.config import AutoscalingConfig
 from service.autoscaling.signals import EngineLimits
-from service.autoscaling.simulator.fleet import Fleet, FleetConfig
+from service.autoscaling.simulator.fleet import FleetConfig
 from service.autoscaling.simulator.headcount import Headcount
 from service.autoscaling.simulator.measures import Summary, summarise
 from service.autoscaling.simulator.sequence import prefill_alone_s
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
 from service.autoscaling.slo import Slo
+from service.bench.routers import UNBOUNDED, RoutedFleet, Weighted
 from service.bench.serving import running_server
 from service.engine.synthetic import StepCost
 
@@ -40,6 +41,7 @@ SLO = Slo(ttft_s=3.0, tpot_s=0.5)
 LIMITS = EngineLimits(max_num_seqs=48, max_num_batched_tokens=512, kv_tokens=1 << 20)
 REPLICA_S_PER_MISS = 30.0
 MAX_MODEL_LEN = 32_768  # the synthetic tokenizer makes a token of each byte
+WEIGHT_PERIOD_S = 0.2  # how often a replica tells HAProxy its weight
 WARM_UP_S = 180.0  # what the simulator's own tables leave out
 
 
@@ -63,9 +65,9 @@ class Live:
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("--start", default=0.0, show_default=True, help="second of the trace to start at")
-@click.option("--length", default=720.0, show_default=True, help="seconds of the trace")
-@click.option("--speed", default=1.2, show_default=True, help="times as fast as it happened")
-@click.option("--token-scale", default=0.2, show_default=True, help="factor for prompt and output lengths")
+@click.option("--length", default=1800.0, show_default=True, help="seconds of the trace")
+@click.option("--speed", default=3.0, show_default=True, help="times as fast as it happened")
+@click.option("--token-scale", default=0.05, show_default=True, help="factor for prompt and output lengths")
 @click.option("--max-replicas", default=14, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the result here")
 def main(
@@ -167,8 +169,10 @@ def _simulated(rows: list[dict[str, str]], start_times_s: tuple[float, ...], max
     law = AutoscalingConfig(
         slo=SLO, replica_s_per_miss=REPLICA_S_PER_MISS, min_replicas=1, max_replicas=max_replicas, cost_prior=COST
     )
-    fleet = FleetConfig(cost=COST, limits=LIMITS, slo=SLO, cold_start_s=cold_start_s)
-    outcome = Fleet(fleet, Headcount(law)).run(Workload.of("replay", requests))
+    fleet = FleetConfig(cost=COST, limits=LIMITS, slo=SLO, cold_start_s=cold_start_s, max_ongoing_requests=UNBOUNDED)
+    mean = sum(request.num_prompt_tokens for request in requests) / len(requests)
+    router = Weighted(WEIGHT_PERIOD_S, mean)
+    outcome = RoutedFleet(fleet, Headcount(law), router).run(Workload.of("replay", requests))
     return summarise(outcome, fleet, REPLICA_S_PER_MISS, WARM_UP_S)
 
 

@@ -17,11 +17,12 @@ from random import Random
 from typing import NamedTuple, Protocol
 
 from service.autoscaling.signals import EngineLimits
-from service.autoscaling.simulator.fleet import FleetReplica
+from service.autoscaling.simulator.fleet import Controller, Fleet, FleetConfig, FleetReplica
 from service.autoscaling.simulator.workload import PREFIX_BLOCK_TOKENS, SimulatedRequest
 from service.engine.synthetic import StepCost
 
 BALANCE_FACTOR = 1.25  # of a bounded hash: the most requests of one replica, over the mean
+UNBOUNDED = 1 << 30  # requests of a replica: the engine has the queue (docs/decisions/0003)
 MAX_WEIGHT = 256  # of a server in HAProxy
 
 
@@ -216,7 +217,8 @@ class Weighted:
 
     def _load(self, replica: FleetReplica) -> float:
         num_ongoing = replica.engine.num_ongoing
-        return (num_ongoing + 1) / self._weights[replica.replica_id] if num_ongoing else 0.0
+        # A new replica weighs as little as possible until it is looked at.
+        return (num_ongoing + 1) / self._weights.get(replica.replica_id, 1) if num_ongoing else 0.0
 
 
 class BoundedHash:
@@ -245,6 +247,20 @@ class Several:
 
     def choose(self, request: SimulatedRequest, replicas: Sequence[FleetReplica], at: float) -> FleetReplica:
         return self._routers[next(self._turn) % len(self._routers)].choose(request, replicas, at)
+
+
+class RoutedFleet(Fleet):
+    """A fleet behind a given router."""
+
+    def __init__(self, config: FleetConfig, controller: Controller, router: Router) -> None:
+        super().__init__(config, controller)
+        self._router = router
+
+    def _least_work(self, request: SimulatedRequest, at: float) -> FleetReplica | None:
+        replicas = self._routable(at)
+        for replica in replicas:
+            replica.engine.run_until(at)
+        return self._router.choose(request, replicas, at) if replicas else None
 
 
 def rotated(replicas: Sequence[FleetReplica], turn: int) -> list[FleetReplica]:

@@ -23,16 +23,18 @@ from service.autoscaling.command import load_workload
 from service.autoscaling.cost_model import Capacity, Mix, capacity
 from service.autoscaling.signals import EngineLimits
 from service.autoscaling.simulator.baselines import Static
-from service.autoscaling.simulator.fleet import Fleet, FleetConfig, FleetReplica
+from service.autoscaling.simulator.fleet import FleetConfig
 from service.autoscaling.simulator.measures import Summary, summarise
-from service.autoscaling.simulator.workload import SimulatedRequest, Workload
+from service.autoscaling.simulator.workload import Workload
 from service.bench.routers import (
+    UNBOUNDED,
     Best,
     BoundedHash,
     Exact,
     OwnSends,
     Reported,
     RoundRobin,
+    RoutedFleet,
     Router,
     Several,
     StartTime,
@@ -41,24 +43,9 @@ from service.bench.routers import (
     tokens_times_requests,
 )
 
-UNBOUNDED = 1 << 30  # requests of a replica: the engine has the queue (docs/decisions/0003)
 SLO_SHARE = 0.99
 MOST_LOAD = 1.6
 NUM_HALVINGS = 8
-
-
-class RoutedFleet(Fleet):
-    """A fleet of one size behind a given router."""
-
-    def __init__(self, config: FleetConfig, router: Router) -> None:
-        super().__init__(config, Static(config.initial_replicas))
-        self._router = router
-
-    def _least_work(self, request: SimulatedRequest, at: float) -> FleetReplica | None:
-        replicas = self._routable(at)
-        for replica in replicas:
-            replica.engine.run_until(at)
-        return self._router.choose(request, replicas, at)
 
 
 class Result(NamedTuple):
@@ -86,7 +73,10 @@ class Setting:
         return cls(config, workload, mix, carried, config.initial_replicas * workload.duration_s / work_s)
 
     def play(self, router: Router, load: float) -> Result:
-        outcome = RoutedFleet(self.config, router).run(at_speed(self.workload, load * self.full_speed))
+        static = Static(self.config.initial_replicas)
+        outcome = RoutedFleet(self.config, static, router).run(at_speed(self.workload, load * self.full_speed))
+            at_speed(self.workload, load * self.full_speed)
+        )
         num_hits = sum(sequence.num_hit_tokens for sequence in outcome.finished)
         num_prompt = sum(sequence.request.num_prompt_tokens for sequence in outcome.finished)
         return Result(summarise(outcome, self.config, 0.0), num_hits / num_prompt)
