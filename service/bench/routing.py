@@ -75,8 +75,6 @@ class Setting:
     def play(self, router: Router, load: float) -> Result:
         static = Static(self.config.initial_replicas)
         outcome = RoutedFleet(self.config, static, router).run(at_speed(self.workload, load * self.full_speed))
-            at_speed(self.workload, load * self.full_speed)
-        )
         num_hits = sum(sequence.num_hit_tokens for sequence in outcome.finished)
         num_prompt = sum(sequence.request.num_prompt_tokens for sequence in outcome.finished)
         return Result(summarise(outcome, self.config, 0.0), num_hits / num_prompt)
