@@ -156,6 +156,11 @@ class Settings(BaseModel):
     startup_timeout_s: float = Field(600.0, gt=0, description="longest wait for the replicas to be ready")
 
     @property
+    def longest_wait_s(self) -> float:
+        """Until a request must be begun."""
+        return self.slo_ttft_s if self.queue_timeout_s is None else self.queue_timeout_s
+
+    @property
     def cache_path(self) -> Path:
         return self.cache_dir.expanduser().absolute()
 

@@ -229,19 +229,20 @@ class TokenEvent:
 class StepStats:
     """What one engine step did, for whoever keeps the metrics. Times in seconds, ratios 0-1.
 
-    Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed)
-    and `kv_usage` are the state after it. `num_scheduled` sequences took part: `num_prefill_tokens` are their new
-    tokens beyond the first of each, `num_context_tokens` what they attend to. `num_arrived` sequences with
-    `num_arrived_prompt_tokens` were accepted since the step before, and `num_refused` with about
-    `num_refused_prompt_tokens` were turned away. `ttft_s` and `itl_s` hold one entry per token that was a
-    first or a later one. `finished` has one entry per sequence that ended.
-    `running_adapters` and `waiting_adapters` are the names of those that sequences use after the step.
+    Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed),
+    `kv_usage` and `wait_s` (until a request that comes now would be begun) are the state after it. `num_scheduled`
+    sequences took part: `num_prefill_tokens` are their new tokens beyond the first of each, `num_context_tokens` what
+    they attend to. `num_arrived` sequences with `num_arrived_prompt_tokens` were accepted since the step before, and
+    `num_refused` with about `num_refused_prompt_tokens` were turned away. `ttft_s` and `itl_s` hold one entry per token
+    that was a first or a later one. `finished` has one entry per sequence that ended. `running_adapters` and
+    `waiting_adapters` are the names of those that sequences use after the step.
     """
 
     duration_s: float
     num_running: int
     num_waiting: int
     kv_usage: float
+    wait_s: float = 0.0
     num_prefill_left: int = 0
     num_arrived: int = 0
     num_arrived_prompt_tokens: int = 0

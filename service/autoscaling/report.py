@@ -70,13 +70,16 @@ class Collector:
                 num_waiting=step.num_waiting,
                 num_prefill_left=step.num_prefill_left,
                 kv_usage=step.kv_usage,
-                num_requests=stats.num_requests + step.num_arrived,
-                num_prompt_tokens=stats.num_prompt_tokens + step.num_arrived_prompt_tokens,
+                num_requests=stats.num_requests + step.num_arrived + step.num_refused,
+                num_prompt_tokens=stats.num_prompt_tokens
+                + step.num_arrived_prompt_tokens
+                + step.num_refused_prompt_tokens,
                 num_hit_tokens=stats.num_hit_tokens + step.num_prefix_hit_tokens,
                 num_finished=stats.num_finished + len(step.finished),
                 num_output_tokens=stats.num_output_tokens + sum(t.num_output_tokens for _, t in step.finished),
                 num_slo_misses=stats.num_slo_misses + sum(not self._slo.is_met(t) for _, t in step.finished),
                 steps=_with(stats.steps, step),
+                wait_s=step.wait_s,
             )
 
     def read(self, at: float) -> ReplicaStats:

@@ -51,7 +51,8 @@ class ReplicaStats:
     """What one replica says of itself. The state now, then counters since its start.
 
     `num_prefill_left`: prompt tokens that wait to be computed. `num_output_tokens` and `num_slo_misses` are of finished
-    requests; `num_hit_tokens` were found in the prefix cache.
+    requests; `num_hit_tokens` were found in the prefix cache. `num_requests` and `num_prompt_tokens` are what was asked
+    for, refused or not; `wait_s` is how long a request that came now would wait.
     """
 
     at: float
@@ -66,6 +67,7 @@ class ReplicaStats:
     num_output_tokens: int
     num_slo_misses: int
     steps: StepTotals
+    wait_s: float = 0.0
 
     @classmethod
     def idle(cls, at: float) -> ReplicaStats:

@@ -98,10 +98,14 @@ class Admission:
         if not self.num_waiting:
             self._num_computed = 0.0
 
-    def with_refused(self, stats: StepStats) -> StepStats:
-        """`stats` of a step, with what was refused since the last one; a prompt that was not known is a mean one."""
-        num_tokens = round(self._num_refused_prompt_tokens)
-        stats = replace(stats, num_refused=self._num_refused, num_refused_prompt_tokens=num_tokens)
+    def completed(self, stats: StepStats) -> StepStats:
+        """`stats` of a step, with what is known here: what was refused since the last one, and the wait after it."""
+        stats = replace(
+            stats,
+            wait_s=self.wait_s(Claim()),
+            num_refused=self._num_refused,
+            num_refused_prompt_tokens=round(self._num_refused_prompt_tokens),
+        )
         self._num_refused, self._num_refused_prompt_tokens = 0, 0.0
         return stats
 
@@ -111,9 +115,9 @@ class Admission:
         self._num_computed = 0.0
 
     def _refused(self, wait_s: float, num_prompt_tokens: int | None, why: str) -> OverloadedError:
-        known = num_prompt_tokens is not None
+        is_known = num_prompt_tokens is not None
         self._num_refused += 1
-        self._num_refused_prompt_tokens += num_prompt_tokens or (0.0 if known else self.forecast.mean_prompt_tokens)
+        self._num_refused_prompt_tokens += num_prompt_tokens or (0.0 if is_known else self.forecast.mean_prompt_tokens)
         drained_s = wait_s or self._drain_rate.time_for(self.num_waiting, self._clock())
         return OverloadedError(
             f"The server is overloaded: {why}, {self.num_waiting} others wait. Please retry later.",

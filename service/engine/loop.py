@@ -226,7 +226,7 @@ class EngineBackend:
         # First the books, then the news: who is told of an end and asks again at once finds the place free.
         with self._changed:
             told = self._live.settle(events, stats)
-            stats = self._live.admission.with_refused(stats)
+            stats = self._live.admission.completed(stats)
             self._changed.notify_all()
         self._deliver(told)
         self._observe(stats)

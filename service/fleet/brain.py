@@ -209,6 +209,7 @@ def autoscaling_config(settings: Settings) -> AutoscalingConfig:
         replica_s_per_miss=price,
         min_replicas=settings.min_replicas,
         max_replicas=settings.max_replicas,
+        refuses_late=settings.longest_wait_s <= settings.slo_ttft_s,
     )
 
 

@@ -148,6 +148,7 @@ class BrainView:
         price = settings.price_per_replica_hour
         return {
             "model": settings.model_id,
+        waits = [each["stats"]["wait_s"] for each in status["replicas"] if each["stats"] is not None]
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "slo": {"ttft_s": settings.slo_ttft_s, "tpot_s": settings.slo_tpot_s},
@@ -155,6 +156,7 @@ class BrainView:
             "replica_states": dict(self._backend.replica_states),
             **status,
         }
+            "num_overloaded": sum(wait_s > settings.longest_wait_s for wait_s in waits),
 
     async def decisions(self, since: int, limit: int, *, only_changes: bool) -> Sequence[Mapping[str, Any]]:
         found: Sequence[Mapping[str, Any]] = await ask_brain("decisions", since, limit, only_changes)

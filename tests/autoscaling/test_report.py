@@ -77,6 +77,16 @@ def test_steps_add_up() -> None:
     )
 
 
+def test_what_was_refused_was_asked_for_all_the_same() -> None:
+    """A fleet that turns requests away is too small for them, though it never gets them."""
+    collector = Collector(SLO)
+    collector.on_step(step(num_arrived=1, num_arrived_prompt_tokens=10, num_refused=4, num_refused_prompt_tokens=40))
+
+    read = collector.read(0.0)
+
+    assert (read.num_requests, read.num_prompt_tokens, read.num_finished) == (5, 50, 0)
+
+
 def test_a_step_that_computes_nothing_says_nothing_of_the_cost() -> None:
     """Steps that only abort would make steps look cheap."""
     collector = Collector(SLO)

@@ -127,7 +127,7 @@ def test_a_generation_counts_each_choice_by_its_reason(recorder: Recorder, engin
     counts = {
         reason.value: engine_value("request_success_total", finished_reason=reason.value) for reason in FinishReason
     }
-    assert counts == {"stop": 2, "length": 1, "abort": 0, "error": 0}
+    assert counts == {"stop": 2, "length": 1, "abort": 0, "error": 0, "timeout": 0}
     assert engine_value("request_params_n_sum") == 3
     assert engine_value("request_params_max_tokens_sum") == 50
     assert engine_value("request_max_num_generation_tokens_sum") == 50
