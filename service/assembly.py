@@ -18,9 +18,10 @@ from service.engine.attention import EngineAttention
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.embedding import EngineEmbedding
 from service.engine.encoder_runner import EncoderRunner
+from service.engine.faults import FaultyRunner
 from service.engine.loop import EngineBackend
 from service.engine.runner_protocol import Runner
-from service.engine.synthetic import StepCost, SyntheticRunner
+from service.engine.synthetic import StepCost
 from service.errors import ConfigError
 from service.model.description import context_length_of
 from service.model.encoder_config import is_encoder
@@ -77,8 +78,9 @@ def load_engine(
 
 
 def _synthetic(settings: Settings, tokenizer: Tokenizer) -> Model:
-    runner = SyntheticRunner(
+    runner = FaultyRunner(
         cost=settings.synthetic_cost,
+        faults=settings.synthetic_faults,
         block_size=settings.block_size,
         max_model_len=context_length(settings),
         vocab_size=tokenizer.vocab_size,

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
+from service.engine.faults import Faults
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError
 
@@ -73,6 +74,9 @@ class Settings(BaseModel):
     synthetic_cost: Annotated[StepCost, BeforeValidator(_from_json)] = Field(
         StepCost(base_s=0.005, per_sequence_s=0.0005, per_prefill_token_s=0.0001, per_context_token_s=1e-7),
         description="seconds that a step of the synthetic runner takes, as JSON",
+    )
+    synthetic_faults: Annotated[Faults, BeforeValidator(_from_json)] = Field(
+        Faults(), description="what goes wrong with it on purpose, as JSON: shares of requests"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the CPU has it")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
