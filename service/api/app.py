@@ -7,7 +7,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import attention, chat, completions, dialects, embeddings, examples, tokenize
+from service.api import adapters, attention, chat, completions, dialects, embeddings, examples, tokenize
 from service.api.auth import RATE_LIMIT_HEADERS, Authentication
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
@@ -45,6 +45,8 @@ def create_app(state: ApiState) -> FastAPI:
     app.include_router(attention.attention_routes(state))
     app.include_router(model_routes(state))
     app.include_router(operation_routes(state))
+    if state.adapters is not None:
+        app.include_router(adapters.adapter_routes(state, state.adapters))
     if state.fleet is not None:
         app.include_router(fleet_routes(state.fleet))
         app.include_router(page_routes())
@@ -55,6 +57,7 @@ def create_app(state: ApiState) -> FastAPI:
         embeddings.EmbeddingFields,
         *tokenize.MODELS,
         attention.AttentionFields,
+        *adapters.MODELS,
     )
     app.openapi = openapi_of(app, models, with_keys=state.keys is not None)  # type: ignore[method-assign]
     app.add_middleware(Authentication, state=state)

@@ -132,7 +132,7 @@ async def _look(state: ApiState, body: bytes, record: RequestRecord) -> Json:
 def _prepare(state: ApiState, body: bytes) -> tuple[AttentionSource, AttentionFields, tuple[int, ...]]:
     """Parse, render the template, tokenise; all that can be refused without the engine is refused here."""
     fields = parse_body(AttentionFields, body)
-    state.check_model(fields.model)
+    state.check_has_no_adapter(fields.model)
     if state.attention is None:
         raise InvalidRequestError("No model with attention is served here.", param="model")
     prompt = tuple(_token_ids(state, fields))

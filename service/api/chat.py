@@ -72,7 +72,9 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     """
     chat = parse_body(ChatRequest, body)
     answer_id = f"chatcmpl-{uuid.uuid4().hex}"
-    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
+    head = Head(
+        answer_id=answer_id, created=int(state.wall_clock()), model=chat.model or state.model_id, version=state.version
+    )
     return job_of(state, chat, answer_id, arrival_at, lambda use: _renderer(state, chat, head, use))
 
 
@@ -93,11 +95,12 @@ def job_of(
         sampling=_sampling(state, chat, len(prompt)),
         n=1 if chat.n is None else chat.n,
         grammar=grammar,
+        adapter=state.adapter_of(chat.model),
         arrival_at=arrival_at,
+        claim=chat.claim(arrival_at),
     )
     return Job(
         requests=(request,),
-        claim=chat.claim(arrival_at),
         rules=chat.text_rules(
             continues_text=bool(chat.continue_final_message) or grammar is not None,
             shown_token_ids=frozenset() if use is None else use.shown_token_ids,
@@ -109,7 +112,7 @@ def job_of(
 
 def prompt_of(state: ApiState, chat: ChatRequest) -> list[int]:
     """The token ids of a conversation for the model that is asked for. Raises RequestError."""
-    state.check_model(chat.model)
+    state.adapter_of(chat.model)
     return state.tokenizer.encode(_prompt_text(state, chat), add_special_tokens=bool(chat.add_special_tokens))
 
 

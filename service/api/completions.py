@@ -59,7 +59,7 @@ class CompletionRequest(StructuredFields):
 def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     """Parse and tokenise. Slow for long prompts: run it in a thread. Raises RequestError."""
     fields = parse_body(CompletionRequest, body)
-    state.check_model(fields.model)
+    adapter = state.adapter_of(fields.model)
     n = 1 if fields.n is None else fields.n
     grammar = fields.output_grammar(state.tokenizer)
     answer_id = f"cmpl-{uuid.uuid4().hex}"
@@ -70,12 +70,18 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
             sampling=_sampling(state, fields, len(prompt)),
             n=n,
             grammar=grammar,
+            adapter=adapter,
             arrival_at=arrival_at,
-        )
             claim=fields.claim(arrival_at),
+        )
         for index, prompt in enumerate(_token_lists(state, fields, n))
     )
-    head = Head(answer_id=answer_id, created=int(state.wall_clock()), model=state.model_id, version=state.version)
+    head = Head(
+        answer_id=answer_id,
+        created=int(state.wall_clock()),
+        model=fields.model or state.model_id,
+        version=state.version,
+    )
     with_logprobs = fields.logprobs is not None
     return Job(
         requests=requests,

@@ -79,7 +79,7 @@ async def _embed(state: ApiState, body: bytes, record: RequestRecord) -> Json:
 
 def _prepare(state: ApiState, body: bytes) -> tuple[EmbeddingSource, EmbeddingFields, EmbeddingRequest]:
     fields = parse_body(EmbeddingFields, body)
-    state.check_model(fields.model)
+    state.check_has_no_adapter(fields.model)
     source = state.embedding
     if source is None:
         raise InvalidRequestError("No model that gives embeddings is served here.", param="model")

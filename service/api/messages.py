@@ -241,10 +241,10 @@ class MessagesRequest(CountRequest):
 def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     """As `service.api.chat.prepare`. Raises RequestError."""
     fields = parse_body(MessagesRequest, body)
-    answer_id = f"msg_{uuid.uuid4().hex}"
+    answer_id, model = f"msg_{uuid.uuid4().hex}", fields.model or state.model_id
     with as_sent(_NAMES):
         chat = parse_object(ChatRequest, fields.for_chat())
-        return job_of(state, chat, answer_id, arrival_at, lambda use: MessageRenderer(answer_id, state.model_id, use))
+        return job_of(state, chat, answer_id, arrival_at, lambda use: MessageRenderer(answer_id, model, use))
 
 
 def count_tokens(state: ApiState, body: bytes) -> int:

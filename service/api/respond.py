@@ -55,7 +55,7 @@ class GenerationResponse(Response):
                 await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
 
     async def _answer(self, job: Job, record: RequestRecord, scope: Scope, receive: Receive, send: Send) -> None:
-        record.model = self._state.model_id
+        record.model = self._state.name_of(job.requests[0])
         record.request, record.is_stream = job.requests[0], job.stream
         record.tally = tally = job.tally()
         record.reserve(sum(request.most_tokens for request in job.requests))

@@ -177,7 +177,8 @@ def prepare(state: ApiState, body: bytes, arrival_at: float) -> Job:
     """As `service.api.chat.prepare`. Raises RequestError."""
     fields = parse_body(ResponsesRequest, body)
     answer_id = f"resp_{uuid.uuid4().hex}"
-    head = {"id": answer_id, "object": "response", "created_at": int(state.wall_clock()), "model": state.model_id}
+    head = {"id": answer_id, "object": "response", "created_at": int(state.wall_clock())}
+    head["model"] = fields.model or state.model_id
     with as_sent(_NAMES):
         chat = parse_object(ChatRequest, fields.for_chat())
         return job_of(state, chat, answer_id, arrival_at, lambda use: ResponseRenderer({**head, **fields.echo()}, use))

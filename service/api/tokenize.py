@@ -123,7 +123,7 @@ def _tokenized(state: ApiState, body: bytes) -> Json:
         same = {name: value for name in names if (value := getattr(fields, name)) is not None}
         token_ids = prompt_of(state, parse_object(ChatRequest, same))
     else:
-        state.check_model(fields.model)
+        state.adapter_of(fields.model)
         with_special = fields.add_special_tokens is not False
         token_ids = state.tokenizer.encode(fields.prompt, add_special_tokens=with_special)
     strings = [state.tokenizer.token_text(token_id) for token_id in token_ids] if fields.return_token_strs else None
@@ -137,7 +137,7 @@ def _tokenized(state: ApiState, body: bytes) -> Json:
 
 def _detokenized(state: ApiState, body: bytes) -> Json:
     fields = parse_body(DetokenizeRequest, body)
-    state.check_model(fields.model)
+    state.adapter_of(fields.model)
     return {"prompt": state.tokenizer.decode(fields.tokens, skip_special_tokens=False)}
 
 

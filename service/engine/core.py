@@ -209,6 +209,7 @@ class EngineCore:
             num_waiting=self._scheduler.num_waiting,
             num_prefill_left=self._scheduler.num_prefill_left,
             kv_usage=self._blocks.usage,
+            adapters=self._scheduler.adapters,
         )
         return StepOutput(record.events, stats)
 

@@ -31,6 +31,7 @@ from service.backend import Health, HealthState, TokenStream
 from service.config import Settings, load_settings
 from service.errors import UnavailableError
 from service.fleet import names
+from service.fleet.adapters import adapters_of_front
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain_link import ASK_TIMEOUT_S, ask_brain, find_brain
 from service.fleet.environment import metrics_directory
@@ -41,8 +42,8 @@ from service.metrics.recorder import Recorder
 from service.types import Claim, GenerateRequest
 
 WATCH_PERIOD_S = 0.5
-
 NOTHING_HERE = "Nothing is generated at this address."
+
 
 class Front:
     """The deployment class. Serve calls `__serve_build_asgi_app__` once after the constructor."""
@@ -67,6 +68,7 @@ class Front:
             cors_origins=settings.cors_origins,
             keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
             fleet=BrainView(settings, self._backend),
+            adapters=adapters_of_front(settings),
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -103,11 +105,11 @@ class FleetBackend:
         """How many replicas are in which of Serve's states."""
         return self._states
 
-    def generate(self, request: GenerateRequest) -> TokenStream:  # noqa: ARG002 - whatever it is
-        raise UnavailableError(NOTHING_HERE)
     def check_room(self, claim: Claim) -> None:  # noqa: ARG002 - whoever it is
         raise UnavailableError(NOTHING_HERE)
 
+    def generate(self, request: GenerateRequest) -> TokenStream:  # noqa: ARG002 - whatever it is
+        raise UnavailableError(NOTHING_HERE)
 
     def health(self) -> Health:
         if self._is_draining:
@@ -146,17 +148,17 @@ class BrainView:
     async def status(self) -> Mapping[str, Any]:
         settings, status = self._settings, await ask_brain("status")
         price = settings.price_per_replica_hour
+        waits = [each["stats"]["wait_s"] for each in status["replicas"] if each["stats"] is not None]
         return {
             "model": settings.model_id,
-        waits = [each["stats"]["wait_s"] for each in status["replicas"] if each["stats"] is not None]
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "slo": {"ttft_s": settings.slo_ttft_s, "tpot_s": settings.slo_tpot_s},
             "price_per_replica_hour": price,
             "replica_states": dict(self._backend.replica_states),
+            "num_overloaded": sum(wait_s > settings.longest_wait_s for wait_s in waits),
             **status,
         }
-            "num_overloaded": sum(wait_s > settings.longest_wait_s for wait_s in waits),
 
     async def decisions(self, since: int, limit: int, *, only_changes: bool) -> Sequence[Mapping[str, Any]]:
         found: Sequence[Mapping[str, Any]] = await ask_brain("decisions", since, limit, only_changes)

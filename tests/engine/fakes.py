@@ -49,6 +49,14 @@ def logprob_of(token_id: int, position: int) -> TokenLogprob:
     return TokenLogprob(token_id, -position - token_id / 100)
 
 
+@dataclass(frozen=True)
+class NamedAdapter:
+    """An `Adapter` that changes nothing."""
+
+    name: str
+    key: bytes
+
+
 class CacheViolation(BaseException):
     """The engine is wrong. No `Exception`, which the engine would take for a failure of the model."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from service.engine.runner import ModelRunner
 from service.model.loader import load_model
 from service.model.transformer import Transformer
 from service.types import FinishReason, GenerateRequest, SamplingParams
+from tests.model.adapters import default_model_modules, read, write_adapter
 
 pytestmark = pytest.mark.integration
 
@@ -129,3 +131,27 @@ def test_seeded_sampling_does_not_depend_on_neighbours(model: Transformer, promp
     watched = GenerateRequest(request_id="watched", prompt_token_ids=prompts[0], sampling=sampling, arrival_at=0.0)
     crowd = [request(str(i), prompt) for i, prompt in enumerate(prompts[1:])]
     assert run(engine(model), [*crowd, watched])["watched"] == run(engine(model), [watched])["watched"]
+
+
+def test_among_requests_with_other_adapters(
+    model: Transformer, prompts: list[Tokens], alone: list[int], tmp_path: Path
+) -> None:
+    """With each adapter and with none: alone, in one batch, in chunks, and after prefix hits the same."""
+    modules = default_model_modules()
+    some = {name: shape for name, shape in modules.items() if name.endswith(("q_proj", "v_proj"))}
+    adapters = (
+        None,
+        read(write_adapter(tmp_path / "all", modules, rank=8, alpha=4, seed=1), model),
+        read(write_adapter(tmp_path / "some", some, rank=3, alpha=6, seed=2), model),
+    )
+    asked = [
+        replace(request(f"{i}/{j}", prompt, 8), adapter=adapter)
+        for i, prompt in enumerate((prompts[0], prompts[0][:50] + prompts[1]))
+        for j, adapter in enumerate(adapters)
+    ]
+    apart = {each.request_id: run(engine(model), [each])[each.request_id] for each in asked}
+    assert apart["0/0"] == alone[:8], "the model as it is"
+    assert len({tuple(output) for output in apart.values()}) == len(asked)
+    core = engine(model, budget=37)
+    assert run(core, asked) == apart
+    assert run(core, asked) == apart, "after prefix hits"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,13 +12,22 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from service.engine.block_manager import BlockManager
 from service.engine.sequence import Sequence
 from service.errors import EngineError
-from tests.engine.fakes import request
+from service.types import Adapter
+from tests.engine.fakes import NamedAdapter, request
 from tests.engine.strategies import token_ids
 
+ADAPTERS = {
+    "none": None,
+    "sql": NamedAdapter("sql", b"0" * 16),
+    "chat": NamedAdapter("chat", b"1" * 16),
+    "sql again": NamedAdapter("sql again", b"0" * 16),
+}
 
-def sequence(*tokens: int, prompt_logprobs: int | None = None) -> Sequence:
+
+def sequence(*tokens: int, prompt_logprobs: int | None = None, adapter: Adapter | None = None) -> Sequence:
     """A sequence that knows `tokens` as its prompt."""
-    return Sequence.of(request(*tokens, prompt_logprobs=prompt_logprobs), 0, fresh_seed=0, eos_token_ids=frozenset())
+    asked = replace(request(*tokens, prompt_logprobs=prompt_logprobs), adapter=adapter)
+    return Sequence.of(asked, 0, fresh_seed=0, eos_token_ids=frozenset())
 
 
 def compute(blocks: BlockManager, seq: Sequence, num_tokens: int | None = None) -> None:
@@ -72,6 +83,19 @@ class TestPrefixCache:
         compute(blocks, first, 3)
 
         assert blocks.match_prefix(sequence(1, 2, 3, 4, 5)) == first.block_table[:1]
+
+    def test_adapters_do_not_share(self) -> None:
+        """K and V of equal tokens differ between adapters, and from the model's own; equal content may be shared."""
+        blocks = BlockManager(num_blocks=16, block_size=2)
+        owners = {name: sequence(1, 2, 3, 4, 5, adapter=adapter) for name, adapter in ADAPTERS.items()}
+        for seq in owners.values():
+            assert blocks.admit(seq, num_reserved_blocks=0)
+            compute(blocks, seq)
+
+        for name, adapter in ADAPTERS.items():
+            same = "sql" if name == "sql again" else name
+            assert blocks.match_prefix(sequence(1, 2, 3, 4, 6, adapter=adapter)) == owners[same].block_table[:2]
+        blocks.check_integrity(seq.block_table for seq in owners.values())
 
     def test_off_means_off(self) -> None:
         """Without prefix caching nothing is found and nothing is kept."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.types import FinishReason, SequenceTimings
 from tests.engine.fakes import (
     FakeClock,
     HistoryRunner,
+    NamedAdapter,
     engine,
     logprob_of,
     request,
@@ -158,3 +161,16 @@ class TestReport:
 
         assert len(set(seeds[:3])) == 3
         assert seeds[3:] == [7, 8]
+
+    def test_adapters_in_use_are_told(self) -> None:
+        """Those of running sequences and those of waiting ones, each once; none when all have ended."""
+        sql, chat = NamedAdapter("sql", b"1"), NamedAdapter("chat", b"2")
+        core = engine(max_num_seqs=2)
+        for adapter in (sql, None, sql, chat):
+            core.add(replace(request(), adapter=adapter))
+
+        told = [(set(stats.running_adapters), set(stats.waiting_adapters)) for _, stats in steps(core)]
+
+        assert told[0] == ({"sql"}, {"sql", "chat"})
+        assert ({"sql", "chat"}, set()) in told
+        assert told[-1] == (set(), set())
