@@ -22,6 +22,7 @@ from service.autoscaling.signals import EngineLimits
 from service.config import Settings
 from service.engine.loop import EngineBackend, LoopConfig
 from service.errors import EngineError
+from service.fleet.adapters import adapters_of_replica
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain import slo_of
 from service.fleet.replica_count import replica_count
@@ -75,6 +76,7 @@ class Replica:
             tracer=self._tracer,
             attention=None if model.attention is None else model.attention(self._backend),
             embedding=None if model.embedding is None else model.embedding(self._backend),
+            adapters=adapters_of_replica(settings, self._engine),
             generates=model.generates,
         )
         self._limits = _limits(self._engine)
@@ -136,6 +138,7 @@ def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
         block_size=engine.model.runner.block_size,
         cache_dtype=engine.model.cache_dtype,
         prefix_caching=settings.prefix_caching,
+        max_loras=settings.max_loras if settings.serves_adapters else 0,
         slo=slo_of(settings),
     )
 
