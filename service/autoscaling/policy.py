@@ -32,6 +32,8 @@ _START_QUANTILE = 0.7  # of measured cold starts: what to reckon with
 _BACKLOG_WINDOW_S = 10
 _WORK_WINDOW_S = 60
 _PRIOR_WINDOW_S = 180
+_LATE_SHARE = 0.35  # of the TTFT target: where the mean delay is so long, some are late already
+_UNPRICED_HOLD_S = 300.0  # how long what was found is kept at least, while nothing is known of what its absence costs
 _NEGLIGIBLE = 1e-3  # replicas
 
 
@@ -116,7 +118,7 @@ def _queue(observed: Observed, memory: Memory, carried: Capacity, config: Autosc
         queued=observed.num_prefill_ahead * (1.0 - memory.mixture.hit_share) * carried.prefill_s_per_token,
         work=memory.demand.mean_work(_BACKLOG_WINDOW_S),
         arrivals=memory.demand.mean_requests(_BACKLOG_WINDOW_S),
-        slack_s=0.5 * config.slo.ttft_s,  # where the mean delay is half of what it may be, some are late already
+        slack_s=_LATE_SHARE * config.slo.ttft_s,
     )
 
 
@@ -150,7 +152,7 @@ def _terms(situation: _Situation, need: float, holds: Holds) -> Terms:
     cold_start_s, demand = situation.cold_start_s, memory.demand
     growth = min(_MOST_GROWTH * need, memory.trend * (cold_start_s + _TREND_LAG_S) / _RHO)
     # A level that was never priced is worth what would arrive, and miss, in one cold start.
-    prior_s = config.replica_s_per_miss * demand.mean_requests(_PRIOR_WINDOW_S) * cold_start_s
+    prior_s = max(_UNPRICED_HOLD_S, config.replica_s_per_miss * demand.mean_requests(_PRIOR_WINDOW_S) * cold_start_s)
     held = holds.num_held(prior_s, cold_start_s)
     backlog, drained_s = _backlog(situation, need)
     is_warming_up = memory.watched_s < _WARM_UP_S

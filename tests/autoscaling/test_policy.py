@@ -128,10 +128,11 @@ def test_a_clock_that_steps_teaches_nothing(at: float) -> None:
 
 
 def test_a_fresh_law_does_not_shrink_what_it_has_not_watched() -> None:
-    """A brain without memory keeps the replicas it finds for a minute."""
+    """A brain without memory keeps the replicas it finds, for five minutes if nobody needs them."""
     assert watched(0.0, 59, 6).desired == 6
     assert "watched too briefly" in watched(0.0, 59, 6).reason
-    assert watched(0.0, 200, 6).desired == 1
+    assert watched(0.0, 250, 6).desired == 6
+    assert watched(0.0, 400, 6).desired == 1
 
 
 def test_a_replica_that_never_starts_is_replaced() -> None:
