@@ -1,14 +1,12 @@
 """Chat messages to a prompt, by the template that comes with the model.
 
 Templates are programs of whoever made the model, fed with whatever a client sends: they run in Jinja's immutable
-sandbox, and every way they can fail is the client's 400, never our 500. Jinja has no unbounded loop, but loops nest:
-each pass through a loop body counts, and a rendering that passes MAX_ITERATIONS is refused (so is runaway recursion,
-by Python itself). The environment is that of `transformers.apply_chat_template`, which templates are written for.
+sandbox with a budget of work (`service.text.bounded_template`), and every way they can fail is the client's 400, never
+our 500. The environment is that of `transformers.apply_chat_template`, which templates are written for.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,12 +15,9 @@ from jinja2 import TemplateError, nodes
 from jinja2.exceptions import TemplateRuntimeError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from service.errors import InvalidRequestError, UnsupportedModelError
-
-MAX_ITERATIONS = 200_000  # about 0.3 s
-_COUNT_ITERATION = "_count_iteration"
+from service.text.bounded_template import BoundedEnvironment
 
 
 def local_now() -> datetime:
@@ -42,14 +37,11 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         environment = _environment(now)
         try:
-            tree = environment.parse(source)
-            for loop in tree.find_all(nodes.For):
-                count = nodes.Call(nodes.Name(_COUNT_ITERATION, "load"), [], [], None, None)
-                loop.body.insert(0, nodes.ExprStmt(count).set_lineno(loop.lineno))
-            code = environment.compile(tree)
+            code = environment.compile(environment.bound(environment.parse(source)))
         except TemplateError as error:
             raise UnsupportedModelError(f"The model's chat template cannot be compiled: {error}.") from error
         self.source = source
+        self._environment = environment
         self._template = environment.template_class.from_code(environment, code, environment.globals)
 
     def render(
@@ -65,21 +57,23 @@ class ChatTemplate:
             **self._special_tokens,
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
-            _COUNT_ITERATION: _iteration_counter(),
         }
         try:
-            return self._template.render(variables)
+            with self._environment.rendering():
+                return self._template.render(variables)
         except Exception as error:
             raise InvalidRequestError(
                 f"The model's chat template cannot render these messages: {error}", param="messages"
             ) from error
 
 
-def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+def _environment(now: Callable[[], datetime]) -> BoundedEnvironment:
+    environment = BoundedEnvironment(
+        filters={"tojson": _to_json},
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[loopcontrols, _GenerationTag],
     )
-    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda layout: now().strftime(layout)
     return environment
@@ -107,13 +101,3 @@ def _to_json(  # the parameters that templates pass; unlike Jinja's own, it esca
 
 def _raise_exception(message: str) -> None:
     raise TemplateRuntimeError(message)
-
-
-def _iteration_counter() -> Callable[[], None]:
-    passes = itertools.count(1)
-
-    def count() -> None:
-        if next(passes) > MAX_ITERATIONS:
-            raise TemplateRuntimeError(f"it loops more than {MAX_ITERATIONS} times")
-
-    return count

@@ -74,7 +74,10 @@ def test_extra_variables_reach_the_template_but_never_replace_ours() -> None:
         ("{{ messages[0].update({'role': 'system'}) }}", "attribute 'update' of 'dict' object is unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-        ("{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}", "loops more than"),
+        (
+            "{% for a in range(10**5) %}{% for b in range(10**5) %}{% endfor %}{% endfor %}",
+            "more than 200000 operations",
+        ),
         ("{{ range(10**9) }}", "too big"),
         ("{{ undefined_function() }}", "undefined"),
         ("{{ messages | tojson(indent=messages) }}", "can't multiply"),
@@ -90,6 +93,82 @@ def test_every_failure_is_the_clients_and_says_why(source: str, reason: str) -> 
 
     assert refused.value.param == "messages"
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 10**10 }}",
+        "{{ 10**10 * 'x' }}",
+        "{{ [0] * 10**10 }}",
+        "{{ 10 ** (10 ** 8) }}",
+        "{% set ns = namespace(x=9**999) %}{% for _ in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = {0: ns.x, 1: ns.x} %}{% endfor %}"
+        "{{ ns.x | tojson }}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+        "{{ '%s' % ns.x }}",
+        "{% set ns = namespace(x='x') %}{% for _ in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
+        "{{ '{}'.format(ns.x) }}",
+        "{% set ns = namespace(x='xx') %}{% for _ in range(60) %}{% set ns.x = ns.x.replace('x', ns.x) %}{% endfor %}",
+        "{% set ns = namespace(x='xx') %}"
+        "{% for _ in range(60) %}{% set ns.x = ns.x | replace('x', ns.x) %}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{{ range(10**5) | list | join(x) }}",
+        "{% set x = 'x' * 10**7 %}{{ x.join(['a'] * 10**5) }}",
+        "{% set x = 'x' * 10**7 %}{% for _ in range(10**5) %}{{ x }}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{% for _ in range(10**5) %}{% if x | upper %}{% endif %}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{% for _ in range(10**5) %}{% if 'y' in x %}{% endif %}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{% for _ in range(10**5) %}{% if x[1:] %}{% endif %}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{% for _ in range(10**5) %}{% if 'y' is in(x) %}{% endif %}{% endfor %}",
+        "{% set x = 'x' * 10**7 %}{{ range(10**5) | map('string') | join(x) }}",
+        "{% set x = 'x' * 10**7 %}{{ x.join(range(10**5) | map('string')) }}",
+        "{% set x = 'x' * 10**7 %}{{ range(10**5) | list | tojson(separators=(x, x)) }}",
+        "{{ ([range(10**5) | list] * 10**5) | sum(start=[]) }}",
+        "{{ 1.5 | round(10**10, 'ceil') }}",
+        "{{ '%(x)10000000000d' % {'x': 1} }}",
+        "{% for _ in range(10**5) %}" + "x" * 10**5 + "{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{{ 'x'.ljust(10**10) }}",
+        "{{ 'x'.center(10**10) }}",
+        "{{ '0'.zfill(10**10) }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ '%*d' % (10**10, 1) }}",
+        "{{ '{:>10000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 10**10) }}",
+        "{{ messages | tojson(indent=10**10) }}",
+        "{{ 'x\ny' | indent(10**10) }}",
+        "{{ lipsum(10**6) }}",
+    ],
+)
+def test_no_template_takes_the_machine(source: str) -> None:
+    """Neither its time nor its memory: whatever makes much of little is refused before it is made."""
+    template = ChatTemplate(source)
+
+    with pytest.raises(InvalidRequestError, match=r"more than 200000 operations|is not allowed|is unsafe|undefined"):
+        template.render([USER])
+
+
+@pytest.mark.parametrize("name", ["center", "wordwrap", "batch", "slice", "format"])
+def test_filters_that_no_prompt_needs_are_not_there(name: str) -> None:
+    """A template that wants one is refused when its model is loaded."""
+    with pytest.raises(UnsupportedModelError, match=f"No filter named '{name}'"):
+        ChatTemplate("{{ messages | " + name + "(10) }}")
+
+
+def test_a_long_conversation_is_well_within_the_budget() -> None:
+    """Four MiB, in a thousand messages, each of which is looked at, trimmed, replaced in, joined and printed."""
+    source = (
+        "{% for message in messages %}{% set text = message.content | trim | replace('a', 'b') %}"
+        "{{ '<' ~ message.role + '>' + text.split('</think>')[-1] + (messages | last).role }}\n"
+        "{{ '%s' % message.role | upper }}{{ {'arguments': message} | tojson(indent=2) }}{% endfor %}"
+    )
+    text = ("word " * 840).strip()
+
+    rendered = ChatTemplate(source).render([{"role": "user", "content": text}] * 1000)
+
+    assert rendered.count(text) == 2000
 
 
 def test_a_failure_leaves_the_template_usable() -> None:
