@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,12 +73,34 @@ def test_pickled_weights_are_refused(directory: Path) -> None:
         open_directory(directory)
 
 
+def weights_file(text: str, data: bytes = b"") -> bytes:
+    """A safetensors file with this header."""
+    return len(text).to_bytes(8, "little") + text.encode() + data
+
+
+def entry(shape: list[int], begin: int, end: int) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff" * 64, b"\x10\0\0\0\0\0\0\0{}              "], ids=["empty", "size", "cut"]
+    "content",
+    {
+        "empty": b"",
+        "size": b"\xff" * 64,
+        "cut": weights_file("{}              "),
+        "longer than the file": (1 << 40).to_bytes(8, "little") + b"{}",
+        "deep": weights_file("[" * 100_000),
+        "beyond the end": weights_file(json.dumps({"x": entry([4], 0, 16)})),
+        "backwards": weights_file(json.dumps({"x": entry([4], 16, 0)}), bytes(16)),
+        "overlapping": weights_file(json.dumps({"x": entry([4], 0, 16), "y": entry([4], 0, 16)}), bytes(16)),
+        "more than its bytes": weights_file(json.dumps({"x": entry([1 << 40, 4], 0, 16)}), bytes(16)),
+        "overflow": weights_file(json.dumps({"x": entry([1 << 62, 1 << 62], 0, 16)}), bytes(16)),
+    }.items(),
+    ids=operator.itemgetter(0),
 )
-def test_damaged_weights_are_refused(directory: Path, content: bytes) -> None:
-    """A file that is no safetensors file is named."""
-    (directory / "model.safetensors").write_bytes(content)
+def test_damaged_weights_are_refused(directory: Path, content: tuple[str, bytes]) -> None:
+    """A file that is no safetensors file, or whose header lies, is named, before memory is taken for what it says."""
+    (directory / "model.safetensors").write_bytes(content[1])
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged|lacks the tensor"):
         open_directory(directory)
 
