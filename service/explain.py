@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ class ExplainError(HeadcountError):
 
 @click.command()
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="the service to ask")
+@click.option("--api-key-env", metavar="NAME", help="environment variable with an API key for it")
 @click.option(
     "--file", "path", type=click.Path(path_type=Path), help="a record on disk (decisions.jsonl in state_dir) instead"
 )
@@ -35,14 +38,24 @@ class ExplainError(HeadcountError):
 @click.option("--follow", is_flag=True, help="go on as decisions come (not with --file)")
 @click.option("--terms", is_flag=True, help="every number behind each decision")
 @click.option("--json", "as_json", is_flag=True, help="print JSON lines")
-def explain(url: str, path: Path | None, last: int, every: bool, follow: bool, terms: bool, as_json: bool) -> None:
+def explain(  # noqa: PLR0913, PLR0917 - one for each option
+    url: str,
+    api_key_env: str | None,
+    path: Path | None,
+    last: int,
+    every: bool,
+    follow: bool,
+    terms: bool,
+    as_json: bool,
+) -> None:
     """Say what the autoscaler decided and why: the latest changes, and how things stand."""
     if path is not None and follow:
         raise click.UsageError("--follow is for a running service, not for a file.")
-    decisions = _of_file(path, last, every=every) if path is not None else _of_service(url, last, every=every)
+    service = _Service(url, _headers(api_key_env))
+    decisions = _of_file(path, last, every=every) if path is not None else service.latest(last, every=every)
     _print(decisions, terms=terms, as_json=as_json)
     if follow:
-        _print(_followed(url, _number_of_last(decisions), every=every), terms=terms, as_json=as_json)
+        _print(service.followed(_number_of_last(decisions), every=every), terms=terms, as_json=as_json)
 
 
 def _of_file(path: Path, last: int, *, every: bool) -> list[Decision]:
@@ -54,15 +67,6 @@ def _of_file(path: Path, last: int, *, every: bool) -> list[Decision]:
         raise ExplainError(f"{path} is not a record of decisions: {error}.") from None
 
 
-def _of_service(url: str, last: int, *, every: bool) -> list[Decision]:
-    newest = _get(url, {"limit": 1})
-    return (
-        newest
-        if not newest
-        else _selected([*_get(url, {"limit": last, "changes": not every}), *newest], last, every=every)
-    )
-
-
 def _selected(decisions: list[Decision], last: int, *, every: bool) -> list[Decision]:
     """The latest `last` that matter, and the newest of all: how things stand."""
     newest = decisions[-1:]
@@ -71,32 +75,54 @@ def _selected(decisions: list[Decision], last: int, *, every: bool) -> list[Deci
     return kept + newest
 
 
-def _get(url: str, parameters: Mapping[str, int | bool]) -> list[Decision]:
-    try:
-        response = httpx.get(f"{url}/fleet/decisions", params=parameters, timeout=TIMEOUT_S, trust_env=False)
-        response.raise_for_status()
-        found: list[Decision] = response.json()["decisions"]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise ExplainError(f"{url} does not tell its decisions: {error}.") from None
-    return found
+def _headers(api_key_env: str | None) -> dict[str, str]:
+    if api_key_env is None:
+        return {}
+    if api_key_env not in os.environ:
+        raise ExplainError(f"The environment variable {api_key_env} is not set.")
+    return {"authorization": f"Bearer {os.environ[api_key_env]}"}
 
 
-def _followed(url: str, since: int, *, every: bool) -> Iterator[Decision]:
-    parameters: dict[str, int | bool] = {"since": since, "stream": True, "changes": not every}
-    try:
-        with httpx.stream(
-            "GET",
-            f"{url}/fleet/decisions",
-            params=parameters,
-            timeout=httpx.Timeout(TIMEOUT_S, read=60),
-            trust_env=False,
-        ) as response:
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """The decisions of a running service."""
+
+    url: str
+    headers: Mapping[str, str]
+
+    def latest(self, last: int, *, every: bool) -> list[Decision]:
+        newest = self._get({"limit": 1})
+        if not newest:
+            return newest
+        return _selected([*self._get({"limit": last, "changes": not every}), *newest], last, every=every)
+
+    def followed(self, since: int, *, every: bool) -> Iterator[Decision]:
+        parameters: dict[str, int | bool] = {"since": since, "stream": True, "changes": not every}
+        try:
+            with httpx.stream(
+                "GET",
+                f"{self.url}/fleet/decisions",
+                params=parameters,
+                headers=self.headers,
+                timeout=httpx.Timeout(TIMEOUT_S, read=60),
+                trust_env=False,
+            ) as response:
+                response.raise_for_status()
+                for line in response.iter_lines():
+                    if line.startswith(_EVENT):
+                        yield json.loads(line.removeprefix(_EVENT))
+        except (httpx.HTTPError, ValueError) as error:
+            raise ExplainError(f"{self.url} does not tell its decisions any more: {error}.") from None
+
+    def _get(self, parameters: Mapping[str, int | bool]) -> list[Decision]:
+        url = f"{self.url}/fleet/decisions"
+        try:
+            response = httpx.get(url, params=parameters, headers=self.headers, timeout=TIMEOUT_S, trust_env=False)
             response.raise_for_status()
-            for line in response.iter_lines():
-                if line.startswith(_EVENT):
-                    yield json.loads(line.removeprefix(_EVENT))
-    except (httpx.HTTPError, ValueError) as error:
-        raise ExplainError(f"{url} does not tell its decisions any more: {error}.") from None
+            found: list[Decision] = response.json()["decisions"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise ExplainError(f"{self.url} does not tell its decisions: {error}.") from None
+        return found
 
 
 def _number_of_last(decisions: list[Decision]) -> int:

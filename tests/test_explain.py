@@ -39,9 +39,12 @@ def record(tmp_path: Path) -> Path:
 
 
 class Service(BaseHTTPRequestHandler):
-    """Answers as `/fleet/decisions` does."""
+    """Answers as `/fleet/decisions` does; behind /closed, to who has the key."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/closed") and self.headers["authorization"] != "Bearer the-key":
+            self.send_error(401)
+            return
         query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
         found = [each for each in DECISIONS if each["number"] > int(query.get("since", 0))]  # type: ignore[operator]
         if query.get("changes") == "true":
@@ -107,9 +110,21 @@ def test_following_goes_on(url: str) -> None:
     assert reasons(explain("--url", url, "--follow")) == [*CHANGES, "2 → 4: again."]
 
 
+def test_a_service_that_wants_a_key_gets_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment, where other users of the machine do not see it; for what comes later as well."""
+    monkeypatch.setenv("THE_KEY", "the-key")
+    told = [*CHANGES, "2 → 4: again."]
+
+    assert reasons(explain("--url", f"{url}/closed", "--api-key-env", "THE_KEY", "--follow")) == told
+    refused = explain("--url", f"{url}/closed")
+    assert refused.exit_code != 0
+    assert "401" in refused.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--api-key-env", "NOWHERE"], "The environment variable NOWHERE is not set"),
         (["--file", "nowhere.jsonl"], "nowhere.jsonl is not a record of decisions"),
         (["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9 does not tell its decisions"),
         (["--file", "x", "--follow"], "--follow is for a running service"),

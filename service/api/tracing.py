@@ -122,6 +122,7 @@ def _attributes(operation: str, record: RequestRecord) -> Attributes:
         "http.route": record.endpoint,
         "http.response.status_code": record.status,
         "headcount.request.id": record.request_id,
+        "headcount.tenant": None if record.tenant is None else record.tenant.name,
         "error.type": "client_disconnected" if record.client_disconnected else record.error,
     }
     if record.request is not None:

@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.api.logs import REQUEST_LOGGER, JsonFormatter
+from service.api.tracing import RequestTracer
 from service.errors import OverloadedError
 from service.metrics.recorder import Recorder
 from tests.api.fakes import CHAT, COMPLETIONS, INFO, ScriptedBackend, say, tokens, wait
-from tests.api.tenants import ASK, client, entry, hash_of, headers_of, key_of, write
+from tests.api.tenants import ASK, client, entry, hash_of, headers_of, key_of
 from tests.api.test_attention import Source as AttentionSource
 from tests.api.test_embeddings import Source as EmbeddingSource
 
@@ -131,21 +134,25 @@ def value_of_rejections(registry: CollectorRegistry) -> float | None:
     return registry.get_sample_value("vllm:admission_rejections_total", labels)
 
 
-async def test_a_key_is_in_no_answer_log_or_metric(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_key_is_in_no_answer_log_metric_or_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever happens to its request: answered, refused, broken within. Nor is its hash, nor are wrong keys."""
     caplog.set_level(logging.DEBUG)
     registry = CollectorRegistry()
     recorder = Recorder(INFO, registry)
     said = ""
     scripts = (say("Hello"), tokens(b"x"), RuntimeError("broken within"))
-    async with client(tmp_path, entry("alice"), backend=ScriptedBackend(*scripts), recorder=recorder) as http:
+    spans = InMemorySpanExporter()
+    tracer = RequestTracer(SimpleSpanProcessor(spans), version="1.2.3", wall_clock=lambda: 1.7e9)
+    changes = {"backend": ScriptedBackend(*scripts), "recorder": recorder, "tracer": tracer}
+    async with client(tmp_path, entry("alice"), **changes) as http:
         for headers in (headers_of("alice"), {"x-api-key": key_of("alice")}, headers_of("mallory")):
             for body in (ASK, {**ASK, "stream": True}, {"messages": "?"}, ASK):
                 answer = await http.post(CHAT, json=body, headers=headers)
                 said += answer.text + str(answer.headers)
-    write(tmp_path / "keys.toml", "broken")
     said += "".join(map(JsonFormatter().format, caplog.records)) + generate_latest(registry).decode()
+    said += "".join(span.to_json() for span in spans.get_finished_spans())
 
     assert "broken within" in said
+    assert '"headcount.tenant": "alice"' in said
     for secret in ("key-of-", hash_of(key_of("alice"))):
         assert secret not in said
