@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from service.api import adapters, attention, chat, completions, dialects, embeddings, examples, tokenize
+from service.api import adapters, attention, dialects, embeddings, tokenize
 from service.api.auth import RATE_LIMIT_HEADERS, Authentication
 from service.api.errors import answer_error
 from service.api.fleet import fleet_routes
 from service.api.middleware import REQUEST_ID_HEADER, RequestScope
-from service.api.openapi import answers, openapi_of, request_body
+from service.api.openapi import openapi_of
 from service.api.operation import model_routes, operation_routes
-from service.api.respond import GenerationResponse
 from service.api.state import ApiState
 from service.api.web import page_routes
 from service.errors import HeadcountError
@@ -38,7 +37,7 @@ def create_app(state: ApiState) -> FastAPI:
     )
     for kind in (HeadcountError, HTTPException):
         app.add_exception_handler(kind, answer_error)
-    app.include_router(_generation_routes(state))
+    app.include_router(dialects.generation_routes(state))
     app.include_router(dialects.dialect_routes(state))
     app.include_router(embeddings.embedding_routes(state))
     app.include_router(tokenize.tokenize_routes(state))
@@ -51,8 +50,6 @@ def create_app(state: ApiState) -> FastAPI:
         app.include_router(fleet_routes(state.fleet))
         app.include_router(page_routes())
     models = (
-        chat.ChatRequest,
-        completions.CompletionRequest,
         *dialects.MODELS,
         embeddings.EmbeddingFields,
         *tokenize.MODELS,
@@ -71,28 +68,3 @@ def create_app(state: ApiState) -> FastAPI:
         )
     app.add_middleware(RequestScope, state=state)  # added last, so that it is the outermost
     return app
-
-
-def _generation_routes(state: ApiState) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["generation"])
-    model = state.model_id
-
-    @router.post(
-        "/chat/completions",
-        openapi_extra=request_body(chat.ChatRequest, {"model": model, **examples.CHAT}),
-        responses=answers(examples.CHAT_ANSWER, stream=True),
-    )
-    async def create_chat_completion() -> Response:
-        """The assistant's next message in a conversation."""
-        return GenerationResponse(state, chat.prepare)
-
-    @router.post(
-        "/completions",
-        openapi_extra=request_body(completions.CompletionRequest, {"model": model, **examples.COMPLETION}),
-        responses=answers(examples.COMPLETION_ANSWER, stream=True),
-    )
-    async def create_completion() -> Response:
-        """The text that continues one or several prompts."""
-        return GenerationResponse(state, completions.prepare)
-
-    return router

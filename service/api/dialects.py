@@ -1,4 +1,4 @@
-"""The routes of other APIs than completions: the same generation behind OpenAI's responses and Anthropic's messages."""
+"""The routes of generation: OpenAI's chat completions, completions and responses, and Anthropic's messages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,49 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
-from service.api import examples, messages, responses
+from service.api import chat, completions, examples, messages, responses
 from service.api.logs import RequestRecord
 from service.api.openapi import answers, anthropic_answers, request_body
 from service.api.respond import GenerationResponse
 from service.api.state import ApiState
 from service.api.work import WorkResponse
 
-MODELS = (responses.ResponsesRequest, messages.MessagesRequest, messages.CountRequest)
+MODELS = (
+    chat.ChatRequest,
+    completions.CompletionRequest,
+    responses.ResponsesRequest,
+    messages.MessagesRequest,
+    messages.CountRequest,
+)
+
+
+def generation_routes(state: ApiState) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["generation"])
+    model = state.model_id
+
+    @router.post(
+        "/chat/completions",
+        openapi_extra=request_body(chat.ChatRequest, {"model": model, **examples.CHAT}),
+        responses=answers(examples.CHAT_ANSWER, stream=True),
+    )
+    async def create_chat_completion() -> Response:
+        """The assistant's next message in a conversation."""
+        return GenerationResponse(state, chat.prepare)
+
+    @router.post(
+        "/completions",
+        openapi_extra=request_body(completions.CompletionRequest, {"model": model, **examples.COMPLETION}),
+        responses=answers(examples.COMPLETION_ANSWER, stream=True),
+    )
+    async def create_completion() -> Response:
+        """The text that continues one or several prompts."""
+        return GenerationResponse(state, completions.prepare)
+
+    return router
 
 
 def dialect_routes(state: ApiState) -> APIRouter:
+    """The same generation behind other APIs."""
     router = APIRouter(prefix="/v1", tags=["generation"])
     model = state.model_id
 
