@@ -49,13 +49,8 @@ def create_app(state: ApiState) -> FastAPI:
     if state.fleet is not None:
         app.include_router(fleet_routes(state.fleet))
         app.include_router(page_routes())
-    models = (
-        *dialects.MODELS,
-        embeddings.EmbeddingFields,
-        *tokenize.MODELS,
-        attention.AttentionFields,
-        *adapters.MODELS,
-    )
+    fields = (embeddings.EmbeddingFields, attention.AttentionFields)
+    models = (*dialects.MODELS, *tokenize.MODELS, *adapters.MODELS, *fields)
     app.openapi = openapi_of(app, models, with_keys=state.keys is not None)  # type: ignore[method-assign]
     app.add_middleware(Authentication, state=state)
     if state.cors_origins:
