@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from service.api.keys import Tenant
 from service.api.logs import RequestRecord
+from service.errors import OverloadedError
 from service.metrics.recorder import GenerationStats, HttpStats, Recorder, TenantOutcome, TenantStats
 
 
@@ -52,6 +53,7 @@ def _outcome(record: RequestRecord) -> TenantOutcome:
         return "limited"
     if record.client_disconnected:
         return "gone"
-    if HTTPStatus.BAD_REQUEST <= record.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    is_refused = HTTPStatus.BAD_REQUEST <= record.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    if is_refused or record.error == OverloadedError.label:  # which is a 529 where Anthropic's API is served
         return "refused"
     return "ok" if record.error is None else "failed"  # of a stream that fails, the status is 200

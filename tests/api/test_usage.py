@@ -68,15 +68,19 @@ async def test_tokens_are_reserved_before_and_counted_after(tmp_path: Path, stre
 
 
 async def test_what_the_server_refuses_costs_no_tokens(tmp_path: Path) -> None:
-    """A full queue is not the tenant's doing."""
-    backend = ScriptedBackend(OverloadedError("Full.", retry_after_s=1.0))
-    async with client(tmp_path, entry("alice", "tokens_per_minute = 100"), backend=backend) as http:
+    """A full queue is not the tenant's doing: it is counted as refused, whatever the API calls it."""
+    backend, registry = ScriptedBackend(OverloadedError("Full.", retry_after_s=1.0)), CollectorRegistry()
+    changes = {"backend": backend, "recorder": Recorder(INFO, registry)}
+    async with client(tmp_path, entry("alice", "tokens_per_minute = 100"), **changes) as http:
+        await http.post(ANTHROPIC, json=ASK, headers=headers_of("alice"))
         refused = await http.post(COMPLETIONS, json={"prompt": "a", "max_tokens": 90}, headers=headers_of("alice"))
         after = await http.post("/tokenize", json={"prompt": "a"}, headers=headers_of("alice"))
 
     assert refused.status_code == 429
     assert "Full." in refused.json()["error"]["message"]
     assert after.headers["x-ratelimit-remaining-tokens"] == "100"
+    labels = {"tenant": "alice", "outcome": "refused"}
+    assert registry.get_sample_value("headcount_tenant_requests_total", labels) == 2
 
 
 async def test_texts_that_become_vectors_cost_their_tokens(tmp_path: Path) -> None:
