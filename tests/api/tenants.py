@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from service.api.app import create_app
-from service.api.auth import admin_only
 from service.api.keys import KeyRing
 from tests.api.fakes import MESSAGES, ScriptedBackend, client_for, make_state
 from tests.api.test_fleet import View
@@ -50,14 +49,8 @@ def ring(directory: Path, *entries: str) -> KeyRing:
 
 
 def app_of(keys: KeyRing | None, backend: ScriptedBackend | None = None, **changes: object) -> FastAPI:
-    """With all that both applications have, and a route for admins."""
-    app = create_app(make_state(backend or ScriptedBackend(), keys=keys, fleet=View(), **changes))
-    app.add_api_route("/v1/change", _change, methods=["POST"], dependencies=[Depends(admin_only)])
-    return app
-
-
-async def _change() -> dict[str, bool]:
-    return {"changed": True}
+    """With the routes of a replica and of the front."""
+    return create_app(make_state(backend or ScriptedBackend(), keys=keys, fleet=View(), **changes))
 
 
 @asynccontextmanager

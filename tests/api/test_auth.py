@@ -11,12 +11,14 @@ from starlette.routing import Mount
 
 from tests.api.fakes import CHAT, client_for
 from tests.api.tenants import ADMIN, ASK, METRICS, app_of, client, entry, headers_of, key_of, ring
+from tests.api.test_adapters import LOAD, Shelf
 
 PUBLIC = {
     *("/", "/app.js", "/style.css", "/icon.svg", "/inter.woff2"),
     *("/health", "/health/live", "/health/ready", "/version", "/docs", "/docs/oauth2-redirect", "/openapi.json"),
 }
 ANTHROPIC = "/v1/messages"
+ADAPTER = {"lora_name": "new", "lora_path": "new"}
 
 
 def operations(app: FastAPI) -> list[tuple[str, str]]:
@@ -35,9 +37,9 @@ def operations(app: FastAPI) -> list[tuple[str, str]]:
 
 async def test_every_route_asks_for_a_key_but_those_that_are_named_public(tmp_path: Path) -> None:
     """A route that somebody adds cannot forget it. Nor can a method that a route does not have, or a wrong path."""
-    app = app_of(ring(tmp_path, entry("alice")))
+    app = app_of(ring(tmp_path, entry("alice")), adapters=Shelf())
     found = operations(app)
-    assert {path for _, path in found} >= PUBLIC | {CHAT, "/metrics", "/fleet", "/tokenize", ANTHROPIC, "/v1/change"}
+    assert {path for _, path in found} >= PUBLIC | {CHAT, "/metrics", "/fleet", "/tokenize", ANTHROPIC, LOAD}
     async with client_for(app) as http:
         for method, path in [*found, ("PUT", CHAT), ("GET", "/nowhere"), ("GET", "//health"), ("GET", "/health/")]:
             answer = await http.request(method, f"http://headcount{path.replace('{model_id:path}', 'x')}")
@@ -125,16 +127,17 @@ async def test_what_a_role_may_read(tmp_path: Path, name: str, path: str, status
 @pytest.mark.parametrize(("name", "status"), [("user", 403), ("metrics", 403), ("admin", 200)])
 async def test_what_changes_the_server_is_for_admins(tmp_path: Path, name: str, status: int) -> None:
     """403 for everyone else."""
-    async with client(tmp_path, entry("user"), entry("metrics", METRICS), entry("admin", ADMIN)) as http:
-        assert (await http.post("/v1/change", headers=headers_of(name))).status_code == status
+    everyone = entry("user"), entry("metrics", METRICS), entry("admin", ADMIN)
+    async with client(tmp_path, *everyone, adapters=Shelf()) as http:
+        assert (await http.post(LOAD, json=ADAPTER, headers=headers_of(name))).status_code == status
 
 
 async def test_without_keys_all_is_open_but_what_changes_the_server() -> None:
     """That has no admin to ask for it; a key that is sent is not looked at."""
-    async with client_for(app_of(None)) as http:
+    async with client_for(app_of(None, adapters=Shelf())) as http:
         assert (await http.get("/v1/models", headers=headers_of("anyone"))).status_code == 200
         assert (await http.get("/metrics")).status_code == 200
-        refused = await http.post("/v1/change", headers=headers_of("anyone"))
+        refused = await http.post(LOAD, json=ADAPTER, headers=headers_of("anyone"))
 
     assert refused.status_code == 403
     assert "api_keys_file" in refused.json()["error"]["message"]
