@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -28,6 +29,10 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
     """Variables for Ray and Serve. `directory` is this server's own: two servers on one machine do not meet in it."""
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs the code of whoever it trusts, and listens on every address: only who knows this start's token is let
+        # in. Ray's own tools (`ray status`) need one that is set beforehand.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_raylet_start_wait_time_s": str(RAY_START_TIMEOUT_S),
         "RAY_gcs_server_request_timeout_seconds": str(RAY_START_TIMEOUT_S),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a replica that reserves no GPU still sees them

@@ -18,6 +18,14 @@ def test_two_servers_on_a_machine_share_no_port() -> None:
     assert len(set(ports.values())) == 4
 
 
+def test_ray_asks_for_a_token_of_each_start() -> None:
+    """It runs the code of whoever it lets in."""
+    first, second = (ray_environment(Settings(data_plane=plane), DIRECTORY) for plane in ("haproxy", "serve"))
+    assert first["RAY_AUTH_MODE"] == second["RAY_AUTH_MODE"] == "token"
+    assert len(first["RAY_AUTH_TOKEN"]) == 64
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+
+
 def test_old_proxies_live_as_long_as_their_streams() -> None:
     """A change of replicas replaces HAProxy; the old one has as long as a replica that is scaled down."""
     variables = ray_environment(Settings(scale_down_timeout_s=1000, drain_timeout_s=5), DIRECTORY)

@@ -24,6 +24,8 @@ FILES = ("serve.yaml", "serve-production.yaml", "serve-scale-to-zero.yaml")
 BOUNDS = ("min_replicas", "max_replicas")
 # Of a machine that several servers share, and of a Ray that lives in its server's process: a pod has neither.
 OF_A_SHARED_MACHINE = {
+    "RAY_AUTH_MODE",  # which KubeRay sets
+    "RAY_AUTH_TOKEN",
     "RAY_ENABLE_AUTO_CONNECT",
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
