@@ -1,8 +1,13 @@
-"""How many tokens a completion may have."""
+"""How many tokens a completion may have, and how much an answer may hold."""
 
 from __future__ import annotations
 
-from service.errors import ContextLengthError
+from collections.abc import Sequence
+
+from service.errors import ContextLengthError, InvalidRequestError
+from service.types import GenerateRequest
+
+MAX_ALTERNATIVES = 1 << 18
 
 
 def completion_budget(
@@ -22,3 +27,19 @@ def completion_budget(
             param=param,
         )
     return budget
+
+
+def check_alternatives(requests: Sequence[GenerateRequest]) -> None:
+    """Raise InvalidRequestError where an answer in one piece could have more alternatives to its tokens than fit into
+    memory beside those of others: a few hundred bytes each."""
+    num_alternatives = sum(
+        request.n * request.sampling.max_tokens * (request.sampling.logprobs or 0)
+        + len(request.prompt_token_ids) * (request.sampling.prompt_logprobs or 0)
+        for request in requests
+    )
+    if num_alternatives > MAX_ALTERNATIVES:
+        raise InvalidRequestError(
+            f"The answer could have {num_alternatives} alternatives to its tokens, and {MAX_ALTERNATIVES} are the most:"
+            " ask for fewer logprobs, choices or tokens, or for a stream.",
+            param="logprobs",
+        )

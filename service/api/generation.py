@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
+from service.api.budget import check_alternatives
 from service.api.choice import Choice, Piece, TextRules
 from service.api.logs import Tally
 from service.api.merge import merge
@@ -30,6 +31,10 @@ class Job:
     renderer: Renderer
     echo: bool = False
     stream: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.stream:
+            check_alternatives(self.requests)
 
     def tally(self) -> Tally:
         """An empty account of this job."""
