@@ -40,6 +40,9 @@ def haproxy_variables() -> dict[str, str]:
         # Of a client that neither takes nor sends anything; one that waits for an answer does neither, and is let be.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(CLIENT_TIMEOUT_S),
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": balance_and_more(),
+        # Serve starts it anew after three checks that find it gone. Of its own accord it looks every ten seconds.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",  # slow is not gone
     }
 
 
