@@ -1,4 +1,4 @@
-"""The table of others' faults names tests that exist."""
+"""The tables of faults, others' and those we must survive, name tests and scenarios that exist."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import ast
 import re
 from pathlib import Path
 
+from service.bench.chaos import SCENARIOS
+
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"\| (\d+) \| (.+) \| (.+) \|")
 NODE = re.compile(r"`(tests/[\w/]+\.py)::([\w:]+)`")
+SCENARIO = re.compile(r"chaos: ([^,;|]+)")
 LAST_FAULT = 88
 
 
@@ -38,3 +41,21 @@ def test_every_fault_is_held_by_something() -> None:
         nodes = NODE.findall(held_by)
         assert nodes or held_by.startswith(("later", "impossible")), number
         assert [(path, name) for path, name in nodes if name not in names_in(ROOT / path)] == [], number
+
+
+def matrix() -> list[list[str]]:
+    """The rows of the tables of docs/reliability.md that end with what proves them."""
+    lines = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and "---" not in line]
+    return [row for row in rows if row[-1] != "proof"]
+
+
+def test_every_promise_is_proven_by_something() -> None:
+    """By tests that exist, or by a scenario of `make chaos` that does."""
+    proofs = [row[-1] for row in matrix()]
+    assert len(proofs) > 30
+    for proof in proofs:
+        nodes, scenarios = NODE.findall(proof), SCENARIO.findall(proof)
+        assert nodes or scenarios, proof
+        assert [(path, name) for path, name in nodes if name not in names_in(ROOT / path)] == [], proof
+        assert {each.strip() for each in scenarios} <= {each.name for each in SCENARIOS}, proof

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, eventually
+from tests.raw_http import post_bytes
 
 pytestmark = pytest.mark.cluster
 
 MODEL = "smollm2-135m-instruct"
+NUM_IMPATIENT = 8
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -130,6 +134,16 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess) -> None:
         assert metric(server, "vllm:num_requests_running") == 1
     eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
     eventually(lambda: metric(server, "vllm:kv_cache_usage_perc") == 0)
+
+
+def test_clients_that_give_up_on_whole_answers_free_their_sequences(server: ServerProcess) -> None:
+    """Nothing was written to them yet: HAProxy must notice that they have closed their connections."""
+    request = post_bytes("/v1/completions", {"prompt": "Tell me everything.", "max_tokens": 4000, "min_tokens": 4000})
+    with ExitStack() as stack:
+        for _ in range(NUM_IMPATIENT):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(request)
+        eventually(lambda: metric(server, "vllm:num_requests_running") == NUM_IMPATIENT)
+    eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
 
 
 def test_metrics_of_both_replicas_add_up_and_survive_one(server: ServerProcess, client: openai.OpenAI) -> None:
