@@ -39,6 +39,8 @@ def ray_environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_ENABLE_AUTO_CONNECT": "0",  # or Serve's threads start another Ray while this one stops
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # A replica whose engine is dead would otherwise have an hour for requests that it cannot finish.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     }
     if not uses_haproxy(settings):
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = "0"
