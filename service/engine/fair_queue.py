@@ -2,12 +2,13 @@
 
 Each tenant has a counter of the tokens that it was served, over its weight, and the one with the lowest goes next: the
 virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). Who comes back is lifted
-to the lowest counter of those that wait, so that nobody saves up a claim by asking for nothing. A higher priority goes
-before all that. With one tenant this is a plain queue.
+to a little below the counter of who went last: it may come with a burst, but not save up a claim by asking for nothing.
+A higher priority goes before all that. With one tenant this is a plain queue.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ class _Flow:
     """The sequences of one tenant at one priority. `served` is in tokens of weight 1."""
 
     priority: int
+    served: float
     weight: float = 1.0
-    served: float = 0.0
     num_running: int = 0
     waiting: deque[Sequence] = field(default_factory=deque)
 
@@ -34,9 +35,13 @@ class _Flow:
 
 
 class FairQueue:
-    """The waiting sequences, and how many of each tenant run. Each is pushed, then removed, or begun and ended."""
+    """The waiting sequences, and how many of each tenant run. Each is pushed, then removed, or begun and ended.
 
-    def __init__(self) -> None:
+    `credit` is how many tokens (of weight 1) a tenant may have been served less than others when it comes back.
+    """
+
+    def __init__(self, credit: float = 0.0) -> None:
+        self._credit = credit
         self._flows: dict[tuple[int, str], _Flow] = {}
         self._served_last: dict[int, float] = {}  # by priority: the counter of who went last
         self._num_waiting = 0
@@ -50,12 +55,22 @@ class FairQueue:
 
     def push(self, sequence: Sequence) -> None:
         """To the end of its tenant's queue."""
-        self._awaken(sequence).waiting.append(sequence)
+        key = sequence.claim.priority, sequence.claim.tenant
+        flow = self._flows.setdefault(key, _Flow(sequence.claim.priority, served=-math.inf))
+        flow.weight = sequence.claim.weight
+        if not flow.waiting:
+            flow.served = max(flow.served, self._served_last.get(flow.priority, 0.0) - self._credit)
+        flow.waiting.append(sequence)
         self._num_waiting += 1
 
     def send_back(self, sequence: Sequence) -> None:
-        """A running one gives up its place and goes to the front of its tenant's queue."""
-        flow = self._awaken(sequence)
+        """A running one gives up its place and goes to the front of its tenant's queue, not ahead of other tenants."""
+        flow = self._flow(sequence)
+        if not flow.waiting:
+            others = [
+                other.served for other in self._flows.values() if other.waiting and other.priority == flow.priority
+            ]
+            flow.served = max(flow.served, min(others, default=flow.served))
         flow.waiting.appendleft(sequence)
         flow.num_running -= 1
         self._num_waiting += 1
@@ -72,7 +87,7 @@ class FairQueue:
         assert begun is sequence
         self._num_waiting -= 1
         flow.num_running += 1
-        self._served_last[flow.priority] = flow.served
+        self._served_last[flow.priority] = max(flow.served, self._served_last.get(flow.priority, 0.0))
 
     def charge(self, sequence: Sequence, cost: float) -> None:
         """Its tenant was served tokens of this cost."""
@@ -95,26 +110,20 @@ class FairQueue:
         flow = self._flow(sequence)
         return flow.num_running / flow.weight
 
-    def has_claim(self, waiting: Sequence, running: Sequence) -> bool:
+    def num_waiting_with(self, sequence: Sequence) -> int:
+        """How many of its tenant wait."""
+        return len(self._flow(sequence).waiting)
+
+    def has_claim(self, waiting: Sequence, running: Sequence, num_given: int = 0) -> bool:
         """Whether `waiting` may have the place of `running`: by its priority, or as its tenant would have fewer places
-        for its weight even then."""
+        for its weight even then, the `num_given` included that it is about to get."""
         if waiting.claim.priority != running.claim.priority:
             return waiting.claim.priority > running.claim.priority
         flow = self._flow(waiting)
-        return self.num_places(running) > (flow.num_running + 1) / flow.weight
+        return self.num_places(running) > (flow.num_running + num_given + 1) / flow.weight
 
     def _flow(self, sequence: Sequence) -> _Flow:
         return self._flows[sequence.claim.priority, sequence.claim.tenant]
-
-    def _awaken(self, sequence: Sequence) -> _Flow:
-        """The flow of a sequence that is about to wait, lifted if none did."""
-        priority = sequence.claim.priority
-        flow = self._flows.setdefault((priority, sequence.claim.tenant), _Flow(priority))
-        flow.weight = sequence.claim.weight
-        if not flow.waiting:
-            waiting = [other.served for other in self._flows.values() if other.priority == priority and other.waiting]
-            flow.served = max(flow.served, min(waiting, default=self._served_last.get(priority, 0.0)))
-        return flow
 
     def _forget_if_idle(self) -> None:
         """Where nobody waits or runs, nobody was short of anything."""

@@ -15,6 +15,7 @@ from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence, SequenceStatus
 
 MAX_WAYS_GIVEN = 4
+CREDIT_STEPS = 16
 
 
 class Scheduler:
@@ -25,7 +26,7 @@ class Scheduler:
         self._blocks = blocks
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._waiting = FairQueue()
+        self._waiting = FairQueue(credit=CREDIT_STEPS * max_num_batched_tokens)
         self._running: list[Sequence] = []
         self._lacks_blocks: Sequence | None = None  # the head of waiting, where there were too few for it
 
@@ -99,7 +100,7 @@ class Scheduler:
         return num_new_tokens
 
     def _give_way(self, batch: Batch) -> None:
-        """Preempt one sequence for the head of waiting, if that has a claim on its place and would not get one else.
+        """Preempt sequences for the next tenant in waiting, where it has a claim on places and would not get them else.
 
         Who gave way often enough stays, so that claims cannot keep anything from being done.
         """
@@ -107,14 +108,21 @@ class Scheduler:
         if head is None or not self._running or self._awaits_prefix(head):
             return
         youngest = self._running[-1]
-        if len(self._running) >= self._max_num_seqs or head is self._lacks_blocks:
-            candidate = self._least_entitled(self._running)
-        elif youngest.num_uncomputed_tokens > self._max_num_batched_tokens - len(self._running):
-            candidate = youngest  # its prompt leaves nothing for others
-        else:
-            return
-        if candidate.num_preemptions < MAX_WAYS_GIVEN and self._waiting.has_claim(head, candidate):
-            self._preempt(candidate, batch)
+        if youngest.num_uncomputed_tokens > self._max_num_batched_tokens - len(self._running):
+            self._preempt_for(head, youngest, 0, batch)  # its prompt would leave nothing
+        num_free = self._max_num_seqs - len(self._running)
+        if head is self._lacks_blocks and self._running:
+            self._preempt_for(head, self._least_entitled(self._running), 0, batch)
+        for num_given in range(num_free, self._waiting.num_waiting_with(head)):
+            if not (self._running and self._preempt_for(head, self._least_entitled(self._running), num_given, batch)):
+                return
+
+    def _preempt_for(self, head: Sequence, running: Sequence, num_given: int, batch: Batch) -> bool:
+        """Whether it had to go, for the tenant of `head`, which gets `num_given` places anyway."""
+        has_claim = running.num_preemptions < MAX_WAYS_GIVEN and self._waiting.has_claim(head, running, num_given)
+        if has_claim:
+            self._preempt(running, batch)
+        return has_claim
 
     def _make_room(self, sequence: Sequence, batch: Batch) -> bool:
         """Give a running sequence its blocks, at the cost of those after it; False when it had to go itself."""

@@ -228,7 +228,7 @@ class Load(RuleBasedStateMachine):
             for queue in queues:
                 order = [queue.index(entry[:2]) for entry in batch if entry[:2] in queue]
                 assert order == sorted(set(order)), "first come, first served"
-        assert stats.num_running + stats.num_waiting == len(self.live())
+        assert stats.num_running + stats.num_waiting == sum(map(len, self.queues()))
         assert 0 <= stats.kv_usage <= 1
 
     @rule(data=st.data())
@@ -238,15 +238,11 @@ class Load(RuleBasedStateMachine):
             self.core.abort(request_id)
             self.aborted.add(request_id)
 
-    def live(self) -> list[Sequence]:
-        """Sequences without an end: those that run, then those that wait."""
-        scheduler = self.core._scheduler
-        return [*scheduler._running, *scheduler._waiting]
-
     def queues(self) -> list[list[tuple[str, int]]]:
         """Request id and index of each tenant's live sequences at each priority, those that run first."""
         by_tenant: dict[tuple[int, str], list[tuple[str, int]]] = {}
-        for sequence in self.live():
+        scheduler = self.core._scheduler
+        for sequence in (*scheduler._running, *scheduler._waiting):
             key = sequence.claim.priority, sequence.claim.tenant
             by_tenant.setdefault(key, []).append((sequence.request_id, sequence.index))
         return list(by_tenant.values())
