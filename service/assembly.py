@@ -72,6 +72,7 @@ def load_engine(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
+        queue_timeout_s=settings.longest_wait_s,
     )
     core = EngineCore(model.runner, config, clock)
     return Engine(core, model, tokenizer, settings.model_id, _adapters(settings, model))

@@ -29,9 +29,10 @@ from service.engine.synthetic import StepCost
 COST = StepCost(base_s=0.1, per_sequence_s=0.005, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
 SLO = Slo(ttft_s=2.0, tpot_s=0.25)
 MAX_NUM_SEQS = 16
-PROMPT_TOKENS = 128
+PROMPT_WORDS = 24
+PROMPT_TOKENS = 135  # of so many words, with the template: the synthetic tokenizer makes a token of each byte
 OUTPUT_TOKENS = 32
-WARM_UP_S = 20.0
+WARM_UP_S = 10.0
 QUIET_SHARE = 0.25  # of what a replica carries
 FLOOD = 5.0
 
@@ -124,7 +125,7 @@ def _play(
     """What became of each request."""
     scenario = {
         "arrivals": {"kind": "poisson", "rate_rps": rate_rps, "duration_s": duration_s},
-        "workload": {"prompt_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS, "tenants": tenants},
+        "workload": {"prompt_tokens": PROMPT_WORDS, "output_tokens": OUTPUT_TOKENS, "tenants": tenants},
     }
     path, requests = folder / "scenario.yaml", folder / "requests.csv"
     path.write_text(json.dumps(scenario))  # JSON is YAML

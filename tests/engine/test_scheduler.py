@@ -10,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.scheduler import MAX_WAYS_GIVEN
-from service.engine.sequence import Sequence
 from service.types import Claim, FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (
     BOMB,
