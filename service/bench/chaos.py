@@ -96,7 +96,7 @@ SCENARIOS = (
         waiting_may_fail=True,
         begun_may_fail=True,
     ),
-    Scenario(name="a step never ends", faults='{"hang": 0.003}', begun_may_fail=True),
+    Scenario(name="a step never ends", faults='{"hang": 0.01}', begun_may_fail=True),
 )
 
 
