@@ -98,7 +98,7 @@ class Settings(BaseModel):
     prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
     max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
     queue_timeout_s: float | None = Field(
-        None, gt=0, description="longest wait to be begun before a request gets 429; default: slo_ttft_s"
+        None, gt=0, description="longest wait to be begun before a request gets 429; default: 0.8 of slo_ttft_s"
     )
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
 
@@ -161,8 +161,8 @@ class Settings(BaseModel):
 
     @property
     def longest_wait_s(self) -> float:
-        """Until a request must be begun."""
-        return self.slo_ttft_s if self.queue_timeout_s is None else self.queue_timeout_s
+        """Until a request must be begun: by default so that the step of its first token is still in time."""
+        return 0.8 * self.slo_ttft_s if self.queue_timeout_s is None else self.queue_timeout_s
 
     @property
     def cache_path(self) -> Path:

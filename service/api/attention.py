@@ -13,8 +13,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from service.api.body import parse_body
 from service.api.conversation import Message
+from service.api.failure import raise_failure
 from service.api.fields import Int, StrictModel, Unsupported, kind_of_text
-from service.api.generation import raise_failure
 from service.api.logs import RequestRecord
 from service.api.openapi import answers, request_body
 from service.api.render import Json

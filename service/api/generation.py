@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 from service.api.budget import check_alternatives
 from service.api.choice import Choice, Piece, TextRules
+from service.api.failure import raise_failure
 from service.api.logs import Tally
 from service.api.merge import merge
 from service.api.render import Renderer
 from service.api.state import ApiState
-from service.backend import Backend, TokenStream
-from service.errors import DeadlineError, EngineError, OverloadedError, UnavailableError
-from service.types import FinishReason, GenerateRequest, TokenEvent, TokenLogprob
-
-LEAST_RETRY_S = 0.1
+from service.backend import TokenStream
+from service.errors import EngineError
+from service.types import GenerateRequest, TokenEvent, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,21 +93,6 @@ async def _continue_prompt(
             await stream.aclose()
             return
     raise EngineError("The engine ended a request without finishing every sequence.")
-
-
-def raise_failure(event: TokenEvent, backend: Backend) -> None:
-    """Where a sequence ended without its tokens: EngineError, UnavailableError, OverloadedError or DeadlineError."""
-    if event.finish_reason is FinishReason.ERROR:
-        raise EngineError(event.error or "The engine failed on this sequence.")
-    if event.finish_reason is FinishReason.ABORT:
-        raise UnavailableError("The server stopped before this request was finished: send it again.")
-    if event.finish_reason is FinishReason.TIMEOUT:
-        if event.timings is None or event.timings.scheduled_at is None:
-            raise OverloadedError(
-                "The server is overloaded: this request could not be begun in time. Please retry later.",
-                retry_after_s=max(LEAST_RETRY_S, backend.health().wait_s),
-            )
-        raise DeadlineError("The answer was not complete within the time that the request gave it.")
 
 
 def _count(tally: Tally, event: TokenEvent, piece: Piece, now: float) -> None:

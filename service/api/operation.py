@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service.api.openapi import MODEL_ID_PARAMETER, errors
 from service.api.state import ApiState
-from service.backend import Health
 from service.errors import UnavailableError
+from service.health import Health
 
 _UNAVAILABLE = errors(HTTPStatus.SERVICE_UNAVAILABLE)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from service.engine.drain_rate import DrainRate
 from service.engine.fair_queue import OUTPUT_COST
-from service.engine.forecast import Ahead, Forecast
+from service.engine.forecast import Ahead, EngineRoom, Forecast
+from service.engine.loop_config import LoopConfig
 from service.errors import OverloadedError
 from service.types import Claim, StepStats
 
@@ -57,6 +58,16 @@ class Admission:
         self._num_computed = 0.0  # prompt tokens of sequences that are not begun
         self._num_refused = 0
         self._num_refused_prompt_tokens = 0.0
+
+    @classmethod
+    def of(cls, room: EngineRoom, config: LoopConfig, queue_timeout_s: float, clock: Callable[[], float]) -> Admission:
+        """Of an engine with that room."""
+        return cls(
+            Forecast(config.step_cost, room),
+            max_sequences=room.max_num_seqs + config.max_waiting,
+            queue_timeout_s=queue_timeout_s,
+            clock=clock,
+        )
 
     @property
     def num_waiting(self) -> int:

@@ -12,44 +12,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
-from service.backend import Health, HealthState
 from service.engine.admission import Admission
 from service.engine.aside import Asides, Pieces, T
 from service.engine.core import EngineCore
-from service.engine.forecast import Forecast
 from service.engine.live_requests import LiveRequests
+from service.engine.loop_config import LoopConfig
 from service.engine.stream import RequestStream, push_all
-from service.engine.synthetic import StepCost
-from service.errors import ConfigError, EngineError, UnavailableError
+from service.errors import EngineError, UnavailableError
+from service.health import Health, state_of
 from service.types import Claim, FinishReason, GenerateRequest, StepStats, TokenEvent
 
 logger = logging.getLogger(__name__)
 
 Observer = Callable[[StepStats], None]
 """Told of every step, on the engine thread."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopConfig:
-    """Limits around the steps. Raises ConfigError, naming the setting.
-
-    Beyond the `max_num_seqs` sequences that may run, `max_waiting` are accepted. A step, or work that is not taken up,
-    may last `heartbeat_timeout_s` before the engine counts as dead. `step_cost` is what a step is expected to cost, for
-    the forecast of waiting times; without it there is none.
-    """
-
-    max_waiting: int = 256
-    heartbeat_timeout_s: float = 60.0
-    step_cost: StepCost = field(default_factory=StepCost)
-
-    def __post_init__(self) -> None:
-        if self.max_waiting < 0:
-            raise ConfigError("max_waiting must be 0 or more.")
-        if not self.heartbeat_timeout_s > 0.0:
-            raise ConfigError("heartbeat_timeout_s must be greater than 0.")
 
 
 class EngineBackend:
@@ -70,14 +48,7 @@ class EngineBackend:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._changed = threading.Condition()  # guards what follows
         self._commands: list[Callable[[], None]] = []
-        self._live = LiveRequests(
-            Admission(
-                Forecast(config.step_cost, core.room),
-                max_sequences=core.config.max_num_seqs + config.max_waiting,
-                queue_timeout_s=core.config.queue_timeout_s,
-                clock=clock,
-            )
-        )
+        self._live = LiveRequests(Admission.of(core.room, config, core.config.queue_timeout_s, clock))
         self._asides = Asides()
         self._refusal: str | None = "The engine has not started."
         self._failure: str | None = None
@@ -134,15 +105,10 @@ class EngineBackend:
             refusal, failure, busy_since = self._refusal, self._failure, self._busy_since
             wait_s, is_overloaded = self._live.admission.wait_s(Claim()), self._live.admission.is_overloaded()
         age_s = 0.0 if busy_since is None else max(0.0, self._clock() - busy_since)
-        state = HealthState.OVERLOADED if is_overloaded else HealthState.READY
         if failure is None and age_s > self._config.heartbeat_timeout_s:
             failure = f"The engine has been silent for {age_s:.0f} s."
-        if failure is not None:
-            state = HealthState.DEAD
-        elif refusal is not None:
-            state = HealthState.DRAINING if self._thread.ident else HealthState.LOADING
         return Health(
-            state=state,
+            state=state_of(failure, refusal, has_started=bool(self._thread.ident), is_overloaded=is_overloaded),
             reason=failure or refusal or "ok",
             num_waiting=self._live.num_waiting,
             num_running=self._live.num_running,

@@ -27,7 +27,7 @@ from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState
 from service.assembly import context_length, load_tokenizer_of
-from service.backend import Health, HealthState, TokenStream
+from service.backend import TokenStream
 from service.config import Settings, load_settings
 from service.errors import UnavailableError
 from service.fleet import names
@@ -35,6 +35,7 @@ from service.fleet.adapters import adapters_of_front
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain_link import ASK_TIMEOUT_S, ask_brain, find_brain
 from service.fleet.environment import metrics_directory
+from service.health import Health, HealthState
 from service.metrics.exposition import render
 from service.metrics.fleet import FleetCollector, FleetStats
 from service.metrics.multiprocess import configure

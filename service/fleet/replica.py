@@ -16,19 +16,20 @@ from service.api.intake import Intake
 from service.api.keys import KeyRing
 from service.api.logs import configure_logging
 from service.api.state import MIB, ApiState, Tracer
-from service.assembly import Engine, load_engine
+from service.assembly import load_engine
 from service.autoscaling.report import Collector, Report
-from service.autoscaling.signals import EngineLimits
 from service.config import Settings
-from service.engine.loop import EngineBackend, LoopConfig
+from service.engine.loop import EngineBackend
+from service.engine.loop_config import LoopConfig
 from service.errors import EngineError
 from service.fleet.adapters import adapters_of_replica
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain import slo_of
 from service.fleet.replica_count import replica_count
+from service.fleet.replica_facts import info_of, limits_of
 from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
-from service.metrics.recorder import Recorder, ReplicaInfo
+from service.metrics.recorder import Recorder
 from service.types import StepStats
 
 
@@ -46,7 +47,7 @@ class Replica:
         self._engine = load_engine(settings)
         self._tracer = _tracer(settings)
         self._collector = Collector(slo_of(settings))
-        self._recorder = Recorder(_info(settings, self._engine), CollectorRegistry())
+        self._recorder = Recorder(info_of(settings, self._engine), CollectorRegistry())
         self._backend = EngineBackend(
             self._engine.core,
             LoopConfig(
@@ -57,29 +58,8 @@ class Replica:
             observer=self._on_step,
         )
         self._backend.start()
-        model = self._engine.model
-        self._state = ApiState(
-            backend=self._backend,
-            tokenizer=self._engine.tokenizer,
-            model_id=self._engine.model_id,
-            version=__version__,
-            created_at=int(time.time()),
-            recorder=self._recorder,
-            render_metrics=lambda: render(directory),
-            intake=Intake(int(settings.max_body_mib * MIB)),
-            write_timeout_s=settings.write_timeout_s,
-            log_prompts=settings.log_prompts,
-            cors_origins=settings.cors_origins,
-            keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
-            num_replicas=replica_count(settings),
-            tool_parser=settings.tool_parser,
-            tracer=self._tracer,
-            attention=None if model.attention is None else model.attention(self._backend),
-            embedding=None if model.embedding is None else model.embedding(self._backend),
-            adapters=adapters_of_replica(settings, self._engine),
-            generates=model.generates,
-        )
-        self._limits = _limits(self._engine)
+        self._state = self._api_state(settings, directory)
+        self._limits = limits_of(self._engine)
         self._start_up_s = time.monotonic() - started_at
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -115,6 +95,30 @@ class Replica:
             if self._tracer is not None:
                 self._tracer.flush()
 
+    def _api_state(self, settings: Settings, directory: Path) -> ApiState:
+        model = self._engine.model
+        return ApiState(
+            backend=self._backend,
+            tokenizer=self._engine.tokenizer,
+            model_id=self._engine.model_id,
+            version=__version__,
+            created_at=int(time.time()),
+            recorder=self._recorder,
+            render_metrics=lambda: render(directory),
+            intake=Intake(int(settings.max_body_mib * MIB)),
+            write_timeout_s=settings.write_timeout_s,
+            log_prompts=settings.log_prompts,
+            cors_origins=settings.cors_origins,
+            keys=None if settings.api_keys_path is None else KeyRing(settings.api_keys_path),
+            num_replicas=replica_count(settings),
+            tool_parser=settings.tool_parser,
+            tracer=self._tracer,
+            attention=None if model.attention is None else model.attention(self._backend),
+            embedding=None if model.embedding is None else model.embedding(self._backend),
+            adapters=adapters_of_replica(settings, self._engine),
+            generates=model.generates,
+        )
+
     def _on_step(self, step: StepStats) -> None:
         self._recorder.on_step(step)
         self._collector.on_step(step)
@@ -127,27 +131,4 @@ def _tracer(settings: Settings) -> Tracer | None:
 
     return tracing.RequestTracer(
         tracing.otlp_processor(settings.otlp_endpoint), version=__version__, wall_clock=time.time
-    )
-
-
-def _info(settings: Settings, engine: Engine) -> ReplicaInfo:
-    return ReplicaInfo(
-        model_name=engine.model_id,
-        max_model_len=engine.core.max_model_len,
-        num_blocks=engine.model.runner.num_blocks,
-        block_size=engine.model.runner.block_size,
-        cache_dtype=engine.model.cache_dtype,
-        prefix_caching=settings.prefix_caching,
-        max_loras=settings.max_loras if settings.serves_adapters else 0,
-        slo=slo_of(settings),
-    )
-
-
-def _limits(engine: Engine) -> EngineLimits:
-    config, runner = engine.core.config, engine.model.runner
-    return EngineLimits(
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        kv_tokens=runner.num_blocks * runner.block_size,
-        block_size=runner.block_size,
     )

@@ -19,8 +19,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from service.api.app import create_app
 from service.api.state import ApiState
-from service.backend import Health, HealthState
 from service.errors import HeadcountError
+from service.health import Health, HealthState
 from service.metrics.recorder import Recorder, ReplicaInfo
 from service.text.chat_template import ChatTemplate
 from service.text.parts import TokenizerParts

@@ -11,7 +11,7 @@ import pytest
 from service.api import chat, completions, examples
 from service.api.app import create_app
 from service.api.logs import RequestRecord
-from service.backend import Health, HealthState
+from service.health import Health, HealthState
 from tests.api.fakes import MODEL_ID, ScriptedBackend, client_of, make_state
 
 ALIVE = Health(state=HealthState.READY, reason="serving", num_waiting=2, num_running=3)

@@ -12,8 +12,8 @@ from starlette.types import Message
 
 from service.api.disconnect import while_read
 from service.api.intake import Intake
-from service.backend import Health, HealthState
 from service.errors import OverloadedError, UnavailableError
+from service.health import Health, HealthState
 from service.types import FinishReason, GenerateRequest, SequenceTimings, TokenEvent
 from tests.api.fakes import CHAT, COMPLETIONS, MESSAGES, Script, ScriptedBackend, client_of, in_turn, say, tokens
 

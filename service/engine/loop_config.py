@@ -1,0 +1,28 @@
+"""Limits around the engine's steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from service.engine.synthetic import StepCost
+from service.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """Raises ConfigError, naming the setting.
+
+    Beyond the `max_num_seqs` sequences that may run, `max_waiting` are accepted. A step, or work that is not taken up,
+    may last `heartbeat_timeout_s` before the engine counts as dead. `step_cost` is what a step is expected to cost, for
+    the forecast of waiting times; without it there is none.
+    """
+
+    max_waiting: int = 256
+    heartbeat_timeout_s: float = 60.0
+    step_cost: StepCost = field(default_factory=StepCost)
+
+    def __post_init__(self) -> None:
+        if self.max_waiting < 0:
+            raise ConfigError("max_waiting must be 0 or more.")
+        if not self.heartbeat_timeout_s > 0.0:
+            raise ConfigError("heartbeat_timeout_s must be greater than 0.")
