@@ -131,7 +131,7 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess) -> None:
     with server.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
         assert response.status_code == 200
         next(response.iter_lines())
-        assert metric(server, "vllm:num_requests_running") == 1
+        eventually(lambda: metric(server, "vllm:num_requests_running") == 1)
     eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
     eventually(lambda: metric(server, "vllm:kv_cache_usage_perc") == 0)
 
