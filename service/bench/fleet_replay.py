@@ -42,6 +42,7 @@ LIMITS = EngineLimits(max_num_seqs=48, max_num_batched_tokens=512, kv_tokens=1 <
 REPLICA_S_PER_MISS = 30.0
 MAX_MODEL_LEN = 32_768  # the synthetic tokenizer makes a token of each byte
 WEIGHT_PERIOD_S = 0.2  # how often a replica tells HAProxy its weight
+MAX_WAIT_S = 600.0  # the simulated fleet turns nothing away either
 WARM_UP_S = 180.0  # what the simulator's own tables leave out
 
 
@@ -107,6 +108,7 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
         "max-model-len": MAX_MODEL_LEN,
         "slo-ttft-s": SLO.ttft_s,
         "slo-tpot-s": SLO.tpot_s,
+        "queue-timeout-s": MAX_WAIT_S,
         "state-dir": folder,
     }
     flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]

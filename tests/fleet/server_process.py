@@ -33,6 +33,7 @@ class ServerProcess:
         self._state = TemporaryDirectory()
         self.state_dir = Path(self._state.name)
         flags = ["--port", str(self.port), "--state-dir", self._state.name]
+        flags += ["--queue-timeout-s", str(START_DEADLINE_S)]  # slow machines are not what most tests are about
         command = [sys.executable, "-m", "service.cli", "serve", *flags, *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
