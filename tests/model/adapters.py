@@ -67,6 +67,16 @@ def modules_of(model: PreTrainedModel, kinds: Sequence[str] = ()) -> dict[str, t
     return found
 
 
+def default_model_modules() -> dict[str, tuple[int, int]]:
+    """Those of the default model, SmolLM2-135M: 30 layers, 576 wide, 9 heads of 64 with 3 for keys and values."""
+    shapes = ((576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536))
+    return {
+        f"model.layers.{layer}.{module}": shape
+        for layer in range(30)
+        for module, shape in zip(LLAMA_MODULES, shapes, strict=True)
+    }
+
+
 def merge(model: PreTrainedModel, directory: Path, scale: float) -> None:
     """Add scale · B · A to the weights of `model`: what an adapter means."""
     tensors = load_file(directory / "adapter_model.safetensors")
