@@ -16,6 +16,7 @@
 #define MAX_HEAD_DIM 256
 #define ROW_GROUP 8      // rows whose accumulators live in registers at once
 #define MAX_RANKS 768    // hidden values of an adapter for one layer: three fused ones with the largest rank
+#define AT_ONCE 3        // of them, or vectors of columns, that share what is loaded for a group of rows
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
@@ -365,48 +366,63 @@ struct low_rank {
     int ranks, num_parts, dtype;
 };
 
-// hidden[r][j] = sum_i x[row[r]][i] * down[j][i], lane by lane and then over the lanes.
-INLINE void shrink(const struct low_rank *a, const int64_t *row, float *hidden, int dtype, int n) {
-    for (int j = 0; j < a->ranks; j++) {
-        vec acc[ROW_GROUP];
-        for (int r = 0; r < n; r++) acc[r] = splat(0);
-        for (int64_t i = 0; i < a->inputs; i += LANES) {
-            vec w = load(a->down, j * a->inputs + i, dtype);
-            for (int r = 0; r < n; r++) acc[r] = fmadd(load(a->x, row[r] * a->inputs + i, dtype), w, acc[r]);
+// hidden[r][j] = sum_i x[row[r]][i] * down[j][i] for m values of j, lane by lane and then over the lanes.
+INLINE void shrink(const struct low_rank *a, const int64_t *row, int j, float *hidden, int dtype, int n, int m) {
+    vec acc[AT_ONCE][ROW_GROUP];
+    for (int k = 0; k < m; k++)
+        for (int r = 0; r < n; r++) acc[k][r] = splat(0);
+    for (int64_t i = 0; i < a->inputs; i += LANES) {
+        vec w[AT_ONCE];
+        for (int k = 0; k < m; k++) w[k] = load(a->down, (j + k) * a->inputs + i, dtype);
+        for (int r = 0; r < n; r++) {
+            vec x = load(a->x, row[r] * a->inputs + i, dtype);
+            for (int k = 0; k < m; k++) acc[k][r] = fmadd(x, w[k], acc[k][r]);
         }
-        for (int r = 0; r < n; r++) hidden[r * MAX_RANKS + j] = sum_lanes(acc[r]);
     }
+    for (int k = 0; k < m; k++)
+        for (int r = 0; r < n; r++) hidden[r * MAX_RANKS + j + k] = sum_lanes(acc[k][r]);
 }
 
-// y[row[r]][first column + d] += sum_j hidden[r][first rank + j] * up[j][d], j in order.
-INLINE void expand(const struct low_rank *a, const int64_t *row, const float *hidden, int dtype, int n) {
+// y[row[r]][to + d] += sum_j hidden[r][j] * up[j][d] for m vectors of columns d, j in order; `up` begins at `at`.
+INLINE void expand(const struct low_rank *a, const int64_t *row, const float *hidden, const int64_t *part, int64_t at,
+                   int64_t d, int dtype, int n, int m) {
+    const int64_t columns = part[1], rank = part[3];
+    vec acc[AT_ONCE][ROW_GROUP];
+    for (int k = 0; k < m; k++)
+        for (int r = 0; r < n; r++) acc[k][r] = splat(0);
+    for (int64_t j = 0; j < rank; j++) {
+        vec w[AT_ONCE];
+        for (int k = 0; k < m; k++) w[k] = load(a->up, at + j * columns + d + k * LANES, dtype);
+        for (int r = 0; r < n; r++) {
+            vec h = splat(hidden[r * MAX_RANKS + part[2] + j]);
+            for (int k = 0; k < m; k++) acc[k][r] = fmadd(h, w[k], acc[k][r]);
+        }
+    }
+    for (int k = 0; k < m; k++)
+        for (int r = 0; r < n; r++) {
+            int64_t to = row[r] * a->outputs + part[0] + d + k * LANES;
+            store(a->y, to, load(a->y, to, dtype) + acc[k][r], dtype);
+        }
+}
+
+INLINE void add_to_rows(const struct low_rank *a, const int64_t *row, int dtype, int n) {
+    float hidden[ROW_GROUP * MAX_RANKS];
+    int j = 0;
+    for (; j + AT_ONCE <= a->ranks; j += AT_ONCE) shrink(a, row, j, hidden, dtype, n, AT_ONCE);
+    for (; j < a->ranks; j++) shrink(a, row, j, hidden, dtype, n, 1);
     int64_t at = 0;
     for (const int64_t *part = a->parts; part < a->parts + 4 * a->num_parts; part += 4) {
-        const int64_t first = part[0], columns = part[1], rank = part[3];
-        const float *seen = hidden + part[2];
-        for (int64_t d = 0; d < columns; d += LANES) {
-            vec acc[ROW_GROUP];
-            for (int r = 0; r < n; r++) acc[r] = splat(0);
-            for (int64_t j = 0; j < rank; j++) {
-                vec w = load(a->up, at + j * columns + d, dtype);
-                for (int r = 0; r < n; r++) acc[r] = fmadd(splat(seen[r * MAX_RANKS + j]), w, acc[r]);
-            }
-            for (int r = 0; r < n; r++) {
-                int64_t to = row[r] * a->outputs + first + d;
-                store(a->y, to, load(a->y, to, dtype) + acc[r], dtype);
-            }
-        }
-        at += rank * columns;
+        int64_t d = 0;
+        for (; d + AT_ONCE * LANES <= part[1]; d += AT_ONCE * LANES) expand(a, row, hidden, part, at, d, dtype, n, AT_ONCE);
+        for (; d < part[1]; d += LANES) expand(a, row, hidden, part, at, d, dtype, n, 1);
+        at += part[1] * part[3];
     }
 }
 
 INLINE void add_low_rank(const struct low_rank *a, int64_t item, int dtype) {
-    float hidden[ROW_GROUP * MAX_RANKS];
-    const int64_t *row = a->rows + item * ROW_GROUP;
-    int64_t left = a->num_rows - item * ROW_GROUP;
-    int n = left < ROW_GROUP ? left : ROW_GROUP;
-#define CALL(N) shrink(a, row, hidden, dtype, N), expand(a, row, hidden, dtype, N)
-    FOR_ROW_COUNT(n, CALL)
+    const int64_t left = a->num_rows - item * ROW_GROUP, *row = a->rows + item * ROW_GROUP;
+#define CALL(N) add_to_rows(a, row, dtype, N)
+    FOR_ROW_COUNT(left, CALL)
 #undef CALL
 }
 
