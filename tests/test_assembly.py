@@ -21,6 +21,7 @@ from service.assembly import context_length, load_engine
 from service.config import Settings
 from service.engine.loop import EngineBackend
 from service.engine.loop_config import LoopConfig
+from service.errors import ConfigError
 from tests.api.fakes import MESSAGES, ScriptedBackend, client_for, complaint, make_state
 from tests.model.test_encoder import random_bert
 from tests.model.tiny_models import saved
@@ -110,3 +111,16 @@ async def test_an_encoder_generates_nothing(path: str, body: dict[str, Any], tmp
         assert answer.json()["error"] == {"type": "invalid_request_error", "message": message}
     else:
         assert answer.json() == complaint(message, "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_modules": {"a": Path("x")}}, "runner = synthetic"),
+        ({"lora_dir": Path()}, "runner = synthetic"),
+    ],
+)
+def test_adapters_need_a_model(changes: dict[str, Any], message: str) -> None:
+    """A setting for adapters that nothing could honour is an error of the start."""
+    with pytest.raises(ConfigError, match=message):
+        load_engine(Settings(runner="synthetic", **changes))
