@@ -22,9 +22,10 @@ _ERRORS = {
     HTTPStatus.NOT_FOUND: "The model is not served here.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than the limit.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON.",
-    HTTPStatus.TOO_MANY_REQUESTS: "The queue is full: Retry-After says when to come back.",
+    HTTPStatus.TOO_MANY_REQUESTS: "It would not be begun in time: Retry-After says when to come back.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The server is starting, draining or dead.",
+    HTTPStatus.GATEWAY_TIMEOUT: "The answer was not complete in the time that the request gave it.",
 }
 _KEY_ERRORS = {
     HTTPStatus.UNAUTHORIZED: "No API key, or one that is not known.",
