@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_PROGRESS_BAR ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit model fix docs web bench clean
+.PHONY: help serve test check unit model fix docs web bench chaos audit clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,13 @@ web: ## build the page (needs npm)
 
 bench: $(VENV)/installed-dev model ## throughput of the engine against the machine's roof and transformers
 	$(BIN)/headcount bench --against transformers
+
+chaos: $(VENV)/installed ## kill what can be killed under load, and account for every request
+	$(BIN)/python -m service.bench.chaos
+
+audit: $(VENV)/installed-dev ## known vulnerabilities of the pinned packages (needs PyPI)
+	$(BIN)/pip install -q pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r deploy/constraints.txt
 
 clean: ## remove the virtual environment and caches (not the downloaded models)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -25,8 +25,10 @@ from service.errors import EngineError
 from service.fleet.adapters import adapters_of_replica
 from service.fleet.asgi import at_root, without_request_id
 from service.fleet.brain import slo_of
+from service.fleet.environment import run_directory
 from service.fleet.replica_count import replica_count
 from service.fleet.replica_facts import info_of, limits_of
+from service.fleet.weight import teller_of_replica
 from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
@@ -60,6 +62,9 @@ class Replica:
         self._backend.start()
         self._state = self._api_state(settings, directory)
         self._limits = limits_of(self._engine)
+        collector = self._collector
+        self._teller = teller_of_replica(run_directory(settings.port), lambda: collector.read(time.time()))
+        self._teller.start()
         self._start_up_s = time.monotonic() - started_at
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -92,6 +97,7 @@ class Replica:
         """Called by Serve when no request is left."""
         if hasattr(self, "_backend"):
             self._backend.close()
+            self._teller.stop()
             if self._tracer is not None:
                 self._tracer.flush()
 
