@@ -124,3 +124,9 @@ def test_adapters_need_a_model(changes: dict[str, Any], message: str) -> None:
     """A setting for adapters that nothing could honour is an error of the start."""
     with pytest.raises(ConfigError, match=message):
         load_engine(Settings(runner="synthetic", **changes))
+
+
+def test_the_engine_is_told_how_long_a_request_may_wait() -> None:
+    """As set, or as the target for the first token has it."""
+    assert load_engine(Settings(runner="synthetic", queue_timeout_s=7.0)).core.config.queue_timeout_s == 7.0
+    assert load_engine(Settings(runner="synthetic", slo_ttft_s=10.0)).core.config.queue_timeout_s == 8.0
