@@ -30,6 +30,9 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 def next_token_id(history: list[int]) -> int:
     """What the fake model says after `history`: all of it matters, and the special tokens never come by themselves."""

@@ -12,24 +12,13 @@ import pytest
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.types import Claim, GenerateRequest
-from tests.engine.fakes import request
+from tests.engine.fakes import FakeClock, request
 
 MAX_NUM_SEQS = 16
 SPAN_S = 100.0
 MAX_WAITING = 32
 QUIET = Claim(tenant="quiet")
 FLOOD = Claim(tenant="flood")
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Load:
 
 def ttft_s(loads: list[Load], cost: StepCost, seed: int) -> dict[str, list[float]]:
     """Times to first token by tenant, of what was begun."""
-    clock = Clock()
+    clock = FakeClock(0.0)
     runner = SyntheticRunner(cost=cost, sleep=clock.sleep)
     core = EngineCore(runner, EngineConfig(max_num_seqs=MAX_NUM_SEQS, max_num_batched_tokens=256), clock)
     pending = sorted((each for load in loads for each in load.requests(seed)), key=lambda each: -each.arrival_at)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -17,22 +16,12 @@ from service.autoscaling.simulator.workload import SimulatedRequest
 from service.engine.core import EngineConfig, EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.types import GenerateRequest, SamplingParams, SequenceTimings
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.engine.fakes import FakeClock
 
 
 def served_by_engine(requests: list[SimulatedRequest], cost: StepCost, limits: EngineLimits) -> list[SequenceTimings]:
     """The timings that `EngineCore` gives the requests in virtual time."""
-    clock = Clock()
+    clock = FakeClock(0.0)
     runner = SyntheticRunner(
         cost=cost,
         num_blocks=limits.kv_tokens // limits.block_size,
