@@ -213,7 +213,7 @@ async def test_the_description_of_the_api() -> None:
         operation = description["paths"][path]["post"]
 
         assert operation["requestBody"]["content"]["application/json"]["example"]["model"] == MODEL_ID
-        assert operation["responses"].keys() == {"200", "400", "404", "413", "415", "429", "500", "503"}
+        assert operation["responses"].keys() == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
     assert '"422"' not in text
 
 
