@@ -45,6 +45,21 @@ def tab(browser: Browser, url: str) -> Iterator[Tab]:  # `url`: it is closed bef
         yield tab
 
 
+def test_what_is_being_typed_stands_while_the_page_follows_the_fleet(tab: Tab, url: str) -> None:
+    """A parameter survives what comes in before the field is left; what makes no sense is taken back then."""
+    tab.open(url, "chat")
+    tab.find("summary", "Parameters").click()
+    field = tab.page.get_by_label("Most tokens")
+    field.fill("20")
+    for _ in range(2):
+        with tab.page.expect_response(lambda response: "/fleet" in response.url):
+            pass
+    assert field.input_value() == "20"
+    field.fill("-1")
+    field.blur()
+    assert field.input_value() == "20"
+
+
 def test_a_chat_streams_and_is_markdown(tab: Tab, url: str, backend: ScriptedBackend) -> None:
     """An answer is shown as it comes and set as markdown; what was said before is part of the next question."""
     backend.play(say(MARKDOWN), say("Again."))

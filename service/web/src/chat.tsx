@@ -142,27 +142,41 @@ const FIELDS: Field[] = [
   { name: "seed", label: "Seed", step: 1 },
 ];
 
+/** What is being typed stands until the field is left, whatever else on the page changes; what makes sense of it counts. */
+function NumberField({ field, value, onChange }: { field: Field; value: number | string; onChange: (next: number | string) => void }) {
+  const [draft, setDraft] = useState<string | null>(null);
+  const { name, label, ...limits } = field;
+  return (
+    <label>
+      {label}
+      <input
+        type="number"
+        {...limits}
+        placeholder={name === "seed" ? "any" : undefined}
+        value={draft ?? value}
+        onInput={({ currentTarget }) => {
+          setDraft(currentTarget.value);
+          if (name === "seed") onChange(currentTarget.value);
+          else if (currentTarget.validity.valid && currentTarget.value) onChange(currentTarget.valueAsNumber);
+        }}
+        onBlur={() => setDraft(null)}
+      />
+    </label>
+  );
+}
+
 function ParameterFields({ parameters, onChange }: { parameters: Parameters; onChange: (next: Parameters) => void }) {
   return (
     <details class="parameters">
       <summary>Parameters</summary>
       <div class="fields">
-        {FIELDS.map(({ name, label, ...limits }) => (
-          <label key={name}>
-            {label}
-            <input
-              type="number"
-              {...limits}
-              placeholder={name === "seed" ? "any" : undefined}
-              value={parameters[name]}
-              onChange={({ currentTarget }) => {
-                const { value, valueAsNumber, validity } = currentTarget;
-                if (name === "seed") onChange({ ...parameters, seed: value });
-                else if (validity.valid && value) onChange({ ...parameters, [name]: valueAsNumber });
-                else currentTarget.value = String(parameters[name]);
-              }}
-            />
-          </label>
+        {FIELDS.map((field) => (
+          <NumberField
+            key={field.name}
+            field={field}
+            value={parameters[field.name]}
+            onChange={(value) => onChange({ ...parameters, [field.name]: value })}
+          />
         ))}
         <label class="wide">
           System message
