@@ -121,10 +121,11 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
 
 
 def _live(rows: list[dict[str, str]], decisions: list[dict[str, Any]], began_at: float) -> Live:
-    counted = [row for row in rows if float(row["intended_s"]) >= WARM_UP_S]
     end_s = max(float(row["intended_s"]) for row in rows)
+    start_s = WARM_UP_S if end_s > 2 * WARM_UP_S else 0.0  # as the simulator counts
+    counted = [row for row in rows if float(row["intended_s"]) >= start_s]
     num_missed = sum(not _meets(row) for row in counted)
-    series = [(at, number) for at, number in _replicas(decisions, began_at) if WARM_UP_S <= at <= end_s]
+    series = [(at, number) for at, number in _replicas(decisions, began_at) if start_s <= at <= end_s]
     replica_s = sum(number * (later - at) for (at, number), (later, _) in pairwise(series))
     ttfts = [float(row["ttft_s"]) for row in counted if row["ttft_s"]]
     p50, p99 = np.percentile(ttfts, [50, 99])
