@@ -120,7 +120,7 @@ def capacity(cost: StepCost, mix: Mix, slo: Slo, limits: EngineLimits) -> Capaci
     out = max(1.0, mix.num_output_tokens)
     prefill_per_sequence = mix.num_uncached_tokens / out  # prompt tokens that each decoding sequence brings to a step
     context = mix.num_prompt_tokens + out / 2.0
-    alone_s = cost.base_s + cost.per_sequence_s + cost.per_context_token_s * context
+    alone_s = cost.of(1, 0, context)
     slope = cost.per_sequence_s + cost.per_prefill_token_s * prefill_per_sequence + cost.per_context_token_s * context
     batch = max(
         1.0 / out,

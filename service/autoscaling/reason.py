@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from service.autoscaling.config import AutoscalingConfig
+from service.engine.synthetic import StepCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,13 @@ class Learned:
     def alone_s(self) -> float:
         """Between two tokens of a sequence that has a replica to itself."""
         context = self.prompt_tokens_per_request + self.output_tokens_per_request / 2.0
-        return self.step_base_s + self.step_s_per_sequence + self.step_s_per_context_token * context
+        cost = StepCost(
+            base_s=self.step_base_s,
+            per_sequence_s=self.step_s_per_sequence,
+            per_prefill_token_s=self.step_s_per_prefill_token,
+            per_context_token_s=self.step_s_per_context_token,
+        )
+        return cost.of(1, 0, context)
 
 
 @dataclass(frozen=True, slots=True)

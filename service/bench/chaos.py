@@ -23,7 +23,7 @@ import click
 import httpx
 
 from service.bench.outcomes import Ending, Outcome, complete
-from service.bench.serving import RunningServer, server_process
+from service.bench.serving import RunningServer, running_server
 
 NUM_REPLICAS = 2
 NUM_CLIENTS = 16
@@ -197,7 +197,7 @@ class Trial:
 def _server(faults: str) -> Iterator[RunningServer]:
     with (
         tempfile.TemporaryDirectory() as state,
-        server_process(*SETTINGS, "--synthetic-faults", faults, "--state-dir", state) as server,
+        running_server(*SETTINGS, "--synthetic-faults", faults, "--state-dir", state) as server,
     ):
         yield server
 

@@ -14,7 +14,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from service.bench.serving import running_server
+from service.bench.serving import RunningServer, running_server
 
 NUM_STREAMS = 16
 NUM_TOKENS = 300
@@ -24,11 +24,11 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     for plane in ("haproxy", "serve"):
-        with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", plane) as port:
-            asyncio.run(_stream_all(port, num_tokens=5))
-            before = _cpu_seconds()
-            num_tokens = asyncio.run(_stream_all(port, NUM_TOKENS))
-            used = {name: seconds - before.get(name, 0.0) for name, seconds in _cpu_seconds().items()}
+        with running_server("--runner", "synthetic", "--synthetic-cost", COST, "--data-plane", plane) as server:
+            asyncio.run(_stream_all(server.port, num_tokens=5))
+            before = _cpu_seconds(server)
+            num_tokens = asyncio.run(_stream_all(server.port, NUM_TOKENS))
+            used = {name: seconds - before.get(name, 0.0) for name, seconds in _cpu_seconds(server).items()}
         micros = {name: seconds / num_tokens * 1e6 for name, seconds in used.items()}
         shown = ", ".join(f"{name} {value:.0f}" for name, value in sorted(micros.items()) if value >= 1)
         print(f"{plane}: {sum(micros.values()):.0f} us of CPU per token over {num_tokens} tokens ({shown})")  # noqa: T201
@@ -50,20 +50,16 @@ async def _stream(port: int, num_tokens: int) -> int:
     return num_tokens
 
 
-def _cpu_seconds() -> dict[str, float]:
-    """User and system time so far of the processes on the way, by name."""
+def _cpu_seconds(server: RunningServer) -> dict[str, float]:
+    """User and system time so far of the server's processes on the way, by name."""
     seconds: dict[str, float] = defaultdict(float)
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_text().split("\0")[0]
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for name, mark in (("replica", "ServeReplica"), ("proxy", "ProxyActor"), ("haproxy", "bin/haproxy")):
-            if mark in command:
-                seconds[name] += (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    for name, mark in (("replica", "ServeReplica"), ("proxy", "ProxyActor"), ("haproxy", "bin/haproxy")):
+        for pid in server.processes(mark):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            seconds[name] += (int(fields[11]) + int(fields[12])) / TICKS_PER_S
     return seconds
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import click
 import httpx
 
-from service.bench.serving import running_server
+from service.bench.serving import RunningServer, running_server
 
 MAX_REPLICAS = 2
 SETTINGS = (
@@ -47,8 +47,9 @@ class Tally:
 class Cycle:
     """One server and the load on it."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+        self._url = f"http://127.0.0.1:{server.port}"
         self._lock = threading.Lock()
         self.tally = Tally()
 
@@ -58,14 +59,14 @@ class Cycle:
         began_at = time.monotonic()
         self._stream()
         figures["first answer from zero, s"] = time.monotonic() - began_at
-        figures["one replica, PSS MiB"] = sum(_pss_mib())
+        figures["one replica, PSS MiB"] = _pss_mib(self._server)
         is_over = threading.Event()
         with ThreadPoolExecutor(NUM_STREAMS) as pool:
             for _ in range(NUM_STREAMS):
                 pool.submit(self._crowd, is_over)
             self._until(lambda: self._num_running() == MAX_REPLICAS)
             time.sleep(10)  # of work for both
-            figures["two replicas, PSS MiB"] = sum(_pss_mib())
+            figures["two replicas, PSS MiB"] = _pss_mib(self._server)
             is_over.set()
         is_over.clear()
         with ThreadPoolExecutor(1) as pool:
@@ -116,24 +117,23 @@ class Cycle:
             time.sleep(0.2)
 
 
-def _pss_mib() -> list[float]:
-    """Of each replica: its own memory, and its share of what is mapped by several."""
-    found = []
-    for entry in Path("/proc").iterdir():
+def _pss_mib(server: RunningServer) -> float:
+    """Of all replicas: their own memory, and their share of what is mapped by several."""
+    total = 0.0
+    for pid in server.processes(":headcount:Replica"):
         try:
-            if entry.name.isdigit() and ":headcount:Replica" in (entry / "cmdline").read_text():
-                rollup = (entry / "smaps_rollup").read_text()
-                found.append(int(rollup.partition("Pss:")[2].split()[0]) * 1024 / MIB)
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return found
+        total += int(rollup.partition("Pss:")[2].split()[0]) * 1024 / MIB
+    return total
 
 
 @click.command()
 def main() -> None:
     """Take the default model from no replica to two and back."""
-    with tempfile.TemporaryDirectory() as state, running_server("--state-dir", state, *SETTINGS) as port:
-        cycle = Cycle(f"http://127.0.0.1:{port}")
+    with tempfile.TemporaryDirectory() as state, running_server("--state-dir", state, *SETTINGS) as server:
+        cycle = Cycle(server)
         cycle.run()
         decisions = cycle.decisions()
     tally = cycle.tally

@@ -33,7 +33,7 @@ from service.autoscaling.simulator.sequence import prefill_alone_s
 from service.autoscaling.simulator.workload import SimulatedRequest, Workload
 from service.autoscaling.slo import Slo
 from service.bench.routers import UNBOUNDED, RoutedFleet, Weighted
-from service.bench.serving import running_server
+from service.bench.serving import flags_of, running_server
 from service.engine.synthetic import StepCost
 
 COST = StepCost(base_s=0.2, per_sequence_s=0.01, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
@@ -111,10 +111,9 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
         "queue-timeout-s": MAX_WAIT_S,
         "state-dir": folder,
     }
-    flags = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    with running_server(*flags) as port:
+    with running_server(*flags_of(settings)) as server:
         files = ["--csv", str(folder / "requests.csv"), "--json", str(folder / "result.json")]
-        load = [sys.executable, "-m", "loadtest", "replay", *replay, "--url", f"http://127.0.0.1:{port}", *files]
+        load = [sys.executable, "-m", "loadtest", "replay", *replay, "--url", f"http://127.0.0.1:{server.port}", *files]
         subprocess.run(load, check=False, stdout=sys.stderr)  # noqa: S603 - a broken SLO is an exit status of its own
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return datetime.fromisoformat(result["started_at"]).timestamp()

@@ -24,7 +24,7 @@ import click
 import httpx
 
 from service.bench.outcomes import Ending, Outcome, complete
-from service.bench.serving import server_process
+from service.bench.serving import running_server
 
 NUM_CLIENTS = 16
 MAX_TOKENS = 16
@@ -167,7 +167,7 @@ async def _watch(port: int, pid: int, num_requests: int) -> list[str]:
 def main(num_requests: int, runner: str) -> None:
     """A long life, quickly."""
     flags = ("--runner", runner, "--synthetic-cost", COST, "--threads", "1", "--kv-cache-gib", "0.25")
-    with tempfile.TemporaryDirectory() as state, server_process(*flags, "--state-dir", state) as server:
+    with tempfile.TemporaryDirectory() as state, running_server(*flags, "--state-dir", state) as server:
         (pid,) = server.processes(REPLICA)
         found = asyncio.run(_watch(server.port, pid, num_requests))
     click.echo("the books balance" if not found else f"it is false that {'; '.join(found)}")

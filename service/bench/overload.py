@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from service.autoscaling.slo import Slo
-from service.bench.serving import running_server
+from service.bench.serving import flags_of, running_server
 from service.engine.synthetic import StepCost
 
 COST = StepCost(base_s=0.1, per_sequence_s=0.005, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
@@ -73,8 +73,8 @@ def load(replicas: int, duration: float) -> None:
     """Once and five times what the fleet can carry."""
     capacity = capacity_rps(replicas)
     tenants = [{"name": "everyone"}]
-    with tempfile.TemporaryDirectory() as name, running_server(*_flags(Path(name), replicas)) as port:
-        runs = [_play(Path(name), port, factor * capacity, duration, tenants) for factor in (1.0, FLOOD)]
+    with tempfile.TemporaryDirectory() as name, running_server(*_flags(Path(name), replicas)) as server:
+        runs = [_play(Path(name), server.port, factor * capacity, duration, tenants) for factor in (1.0, FLOOD)]
     figures = [_figures(rows, duration) for rows in runs]
     ratio = figures[1].goodput_rps / figures[0].goodput_rps
     _say({"capacity_rps": capacity, "once": figures[0], "five_times": figures[1], "goodput_ratio": ratio})
@@ -90,9 +90,9 @@ def fairness(duration: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         keys = Path(name) / "keys.toml"
         keys.write_text("".join(_entry(tenant) for tenant in ("quiet", "flood")))
-        with running_server(*_flags(Path(name), 1), "--api-keys-file", str(keys)) as port:
-            alone = _play(Path(name), port, QUIET_SHARE * capacity, duration, [quiet])
-            both = _play(Path(name), port, (QUIET_SHARE + FLOOD) * capacity, duration, [quiet, flood])
+        with running_server(*_flags(Path(name), 1), "--api-keys-file", str(keys)) as server:
+            alone = _play(Path(name), server.port, QUIET_SHARE * capacity, duration, [quiet])
+            both = _play(Path(name), server.port, (QUIET_SHARE + FLOOD) * capacity, duration, [quiet, flood])
     solo = _figures(alone, duration)
     beside = {
         tenant: _figures([row for row in both if row["tenant"] == tenant], duration) for tenant in ("quiet", "flood")
@@ -116,7 +116,7 @@ def _flags(folder: Path, replicas: int) -> list[str]:
         "slo-tpot-s": SLO.tpot_s,
         "state-dir": folder,
     }
-    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    return flags_of(settings)
 
 
 def _play(

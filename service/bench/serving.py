@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,32 +24,41 @@ class RunningServer:
 
     def processes(self, mark: str) -> list[int]:
         """Ids of those among its processes whose command contains `mark`."""
-        children: dict[int, list[int]] = defaultdict(list)
-        commands: dict[int, str] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    commands[int(entry.name)] = (entry / "cmdline").read_text()
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                children[parent].append(int(entry.name))
-        family = [self.pid]
-        for each in family:
-            family += children[each]
-        return [each for each in family if mark in commands.get(each, "")]
+        return [pid for pid in (self.pid, *descendants(self.pid)) if mark in command_of(pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all descendants of a process, parents first."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children[parent].append(int(entry.name))
+    family = [pid]
+    for each in family:
+        family += children[each]
+    return family[1:]
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, empty when it is gone or only its exit status is left."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def flags_of(settings: Mapping[str, object]) -> list[str]:
+    """For `headcount serve`."""
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
 @contextmanager
-def running_server(*flags: str) -> Iterator[int]:
-    """Started with `flags`, on a free port: which one."""
-    with server_process(*flags) as server:
-        yield server.port
-
-
-@contextmanager
-def server_process(*flags: str) -> Iterator[RunningServer]:
-    """As `running_server`, for who wants more of it than its port."""
+def running_server(*flags: str) -> Iterator[RunningServer]:
+    """Started with `flags`, on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *flags]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603

@@ -62,7 +62,7 @@ class Replica:
         self._backend.start()
         self._state = self._api_state(settings, directory)
         self._limits = limits_of(self._engine)
-        collector = self._collector
+        collector = self._collector  # and not self: the teller's thread must not keep the replica alive
         self._teller = teller_of_replica(run_directory(settings.port), lambda: collector.read(time.time()))
         self._teller.start()
         self._start_up_s = time.monotonic() - started_at

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from service.bench.serving import command_of
 from service.fleet.environment import free_port
 
 START_DEADLINE_S = 900.0  # these machines can be very slow for minutes
@@ -79,33 +80,6 @@ def running_server(*arguments: str) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.stop()
-
-
-def descendants(pid: int) -> list[int]:
-    """Process ids of all descendants of a process."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    pending = [pid]
-    while pending:
-        for child in children.get(pending.pop(), []):
-            found.append(child)
-            pending.append(child)
-    return found
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process, empty when it is gone or only its exit status is left."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def is_alive(pid: int) -> bool:

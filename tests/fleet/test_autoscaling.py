@@ -12,11 +12,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from service.bench.serving import command_of, descendants
 from service.cli import main
 from tests.fleet.server_process import (
     ServerProcess,
-    command_of,
-    descendants,
     eventually,
     running_server,
 )

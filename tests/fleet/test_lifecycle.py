@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.bench.serving import descendants
 from service.config import Settings
 from service.errors import ConfigError, StartupError
 from service.fleet.environment import run_directory, uses_haproxy
 from service.fleet.server import check_port
-from tests.fleet.server_process import ServerProcess, descendants, is_alive, running_server
+from tests.fleet.server_process import ServerProcess, is_alive, running_server
 
 COST = '{"base_s": 0.02}'
 

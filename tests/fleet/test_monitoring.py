@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from service.bench.serving import command_of, descendants
 from service.metrics.catalog import FORECAST_ERROR, Kind
 from service.metrics.grafana.boards import dashboards
 from tests.deploy.promql import SERIES
 from tests.fleet.prometheus_process import Prometheus, running_prometheus
-from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, eventually
+from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, eventually
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, command_of, descendants, eventually
+from service.bench.serving import command_of, descendants
+from tests.fleet.server_process import STOP_DEADLINE_S, ServerProcess, eventually
 from tests.raw_http import post_bytes
 
 pytestmark = pytest.mark.cluster

@@ -206,21 +206,13 @@ class SimulatedReplica:
                 self._prefilling = None
                 self._num_completing += sequence.num_tokens
                 completed.append(sequence)
-        self._advance(1, self._step_s(num_sequences, num_prefill, num_context), num_sequences, num_prefill, num_context)
+        step_s = self._cost.of(num_sequences, num_prefill, num_context)
+        self._advance(1, step_s, num_sequences, num_prefill, num_context)
         self._num_computed += b
         self._num_completing = 0
         for sequence in completed:
             self._first_token(sequence)
         self._end_due()
-
-    def _step_s(self, num_sequences: int, num_prefill: int, num_context: int) -> float:
-        cost = self._cost
-        return (
-            cost.base_s
-            + cost.per_sequence_s * num_sequences
-            + cost.per_prefill_token_s * num_prefill
-            + cost.per_context_token_s * num_context
-        )
 
     def _admit(self) -> SimulatedSequence:
         sequence = self._waiting.popleft()
