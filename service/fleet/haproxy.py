@@ -57,6 +57,9 @@ def balance_and_more() -> str:
             # While it splices, HAProxy does not notice that a client has gone.
             "no option splice-request",
             "no option splice-response",
+            # Where a request fails on a connection that another one used before, HAProxy hangs up without an answer.
+            "option http-server-close",
+            # Where a request fails on a connection that another one used before, HAProxy hangs up without an answer.
             *(_http_error(failure) for failure in _FAILURES),
         )
     )

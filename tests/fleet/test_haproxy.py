@@ -70,18 +70,21 @@ async def test_a_replica_that_dies_before_it_answers_is_nobodys_concern(fleet: F
 
 
 async def test_a_large_request_whose_replica_dies_is_told(fleet: Fleet) -> None:
-    """HAProxy cannot ask again what does not fit into its buffer: the error is ours, and says when to come back."""
-    body = {**LONG, "user": "x" * 2 * REPEATABLE_BYTES}
-    asking = asyncio.create_task(exchange(fleet.port, post_bytes("/v1/completions", body)))
-    await until(fleet, 1)
-    (victim,) = [port for port in fleet.ports if await asyncio.to_thread(fleet.num_running, port)]
-    await asyncio.to_thread(fleet.kill, victim)
-    answer = await asking
-    await asyncio.to_thread(fleet.revive, victim)
+    """HAProxy cannot ask again what does not fit into its buffer: the error is ours, on old connections too."""
+    large = {**LONG, "user": "x" * 2 * REPEATABLE_BYTES}
+    async with httpx.AsyncClient(base_url=fleet.url, timeout=STOP_DEADLINE_S, trust_env=False) as client:
+        for _ in fleet.ports:  # by turns: each of them has answered on the connection that HAProxy might take again
+            (await client.post("/v1/completions", json={**SHORT, "max_tokens": 1})).raise_for_status()
+        asking = asyncio.create_task(client.post("/v1/completions", json=large))
+        await until(fleet, 1)
+        (victim,) = [port for port in fleet.ports if await asyncio.to_thread(fleet.num_running, port)]
+        await asyncio.to_thread(fleet.kill, victim)
+        answer = await asking
+        await asyncio.to_thread(fleet.revive, victim)
 
-    assert answer.status == 502
-    assert json.loads(answer.body)["error"]["code"] == "service_unavailable"
-    assert b"retry-after: 1" in answer.head
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "service_unavailable"
+    assert answer.headers["retry-after"] == "1"
 
 
 def kill_and_read_on(fleet: Fleet, response: httpx.Response) -> list[str]:
