@@ -15,7 +15,8 @@ from service.attention import AttentionSource
 from service.config import Settings
 from service.embedding import EmbeddingSource
 from service.engine.attention import EngineAttention
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.embedding import EngineEmbedding
 from service.engine.encoder_runner import EncoderRunner
 from service.engine.faults import FaultyRunner

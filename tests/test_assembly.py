@@ -19,8 +19,8 @@ from torch.testing import assert_close
 from service.api.app import create_app
 from service.assembly import context_length, load_engine
 from service.config import Settings
+from service.engine.config import LoopConfig
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.errors import ConfigError
 from tests.api.fakes import MESSAGES, ScriptedBackend, client_for, complaint, make_state
 from tests.model.test_encoder import random_bert

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from service.engine.config import LoopConfig
 from service.engine.drain_rate import DrainRate
 from service.engine.fair_queue import OUTPUT_COST
 from service.engine.forecast import Ahead, EngineRoom, Forecast
-from service.engine.loop_config import LoopConfig
 from service.errors import OverloadedError
 from service.types import Claim, StepStats
 

@@ -9,44 +9,23 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.block_manager import BlockManager
+from service.engine.config import EngineConfig
 from service.engine.forecast import EngineRoom
 from service.engine.runner_protocol import Runner, SequenceResult
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Sequence
 from service.engine.step_record import StepRecord
-from service.errors import ConfigError, ContextLengthError, InvalidRequestError
+from service.errors import ContextLengthError, EngineError, InvalidRequestError
 from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent, TokenGrammar
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Limits of a step. Raises ConfigError, naming the setting.
-
-    What is not begun `queue_timeout_s` after its arrival is ended, unless its request says by when it must be done.
-    """
-
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
-    prefix_caching: bool = True
-    queue_timeout_s: float = math.inf
-
-    def __post_init__(self) -> None:
-        if self.max_num_seqs < 1:
-            raise ConfigError("max_num_seqs must be at least 1.")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ConfigError(
-                "max_num_batched_tokens must be at least max_num_seqs: each running sequence gets a token every step."
-            )
-        if not self.queue_timeout_s > 0.0:
-            raise ConfigError("queue_timeout_s must be greater than 0.")
+NUM_FAILED_IN_A_ROW = 8  # requests; with nothing computed between them it is the runner that is broken, not they
 
 
 class StepOutput(NamedTuple):
@@ -77,6 +56,7 @@ class EngineCore:
         )
         self._random = Random()  # seeded by the operating system: for requests that bring no seed
         self._unfinished: dict[str, list[Sequence]] = {}
+        self._failed_in_a_row: set[str] = set()
         self._record = StepRecord()
 
     @property
@@ -138,7 +118,7 @@ class EngineCore:
             self._end(sequence, FinishReason.ABORT, SequenceResult(), self._clock())
 
     def step(self) -> StepOutput:
-        """One iteration: schedule, execute, commit."""
+        """One iteration: schedule, execute, commit. Raises EngineError where the runner fails whatever it is given."""
         started_at = self._clock()
         self._expire(started_at)
         batch = self._scheduler.schedule()
@@ -169,11 +149,17 @@ class EngineCore:
         if not scheduled:
             return []
         try:
-            return self._runner.execute(batch)
+            results = self._runner.execute(batch)
         except Exception as error:
             if len(scheduled) == 1:
                 logger.exception("a step failed by one sequence, of request %s", scheduled[0].sequence.request_id)
+                self._failed_in_a_row.add(scheduled[0].sequence.request_id)
+                if len(self._failed_in_a_row) >= NUM_FAILED_IN_A_ROW:
+                    raise EngineError("The runner fails whatever it is given.") from error
                 return [_failure(error)]
+        else:
+            self._failed_in_a_row.clear()
+            return results
         middle = len(scheduled) // 2
         return [*self._execute(Batch(scheduled[:middle])), *self._execute(Batch(scheduled[middle:]))]
 

@@ -16,9 +16,9 @@ from functools import partial
 
 from service.engine.admission import Admission
 from service.engine.aside import Asides, Pieces, T
+from service.engine.config import LoopConfig
 from service.engine.core import EngineCore
 from service.engine.live_requests import LiveRequests
-from service.engine.loop_config import LoopConfig
 from service.engine.stream import RequestStream, push_all
 from service.errors import EngineError, UnavailableError
 from service.health import Health, state_of

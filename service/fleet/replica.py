@@ -19,8 +19,8 @@ from service.api.state import MIB, ApiState, Tracer
 from service.assembly import load_engine
 from service.autoscaling.report import Collector, Report
 from service.config import Settings
+from service.engine.config import LoopConfig
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.errors import EngineError
 from service.fleet.adapters import adapters_of_replica
 from service.fleet.asgi import at_root, without_request_id

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from service.api.app import create_app
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig, LoopConfig
+from service.engine.core import EngineCore
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.engine.runner import ModelRunner
 from service.model.loader import load_model
 from service.text.tokenizer import Tokenizer, load_tokenizer

@@ -9,7 +9,8 @@ from typing import Any
 from zlib import crc32
 
 from service.engine.batch import Batch, ScheduledSequence
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.runner_protocol import SequenceResult
 from service.types import GenerateRequest, SamplingParams, StepStats, TokenEvent, TokenLogprob
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from service.backend import TokenStream
 from service.engine.batch import Batch
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig, LoopConfig
+from service.engine.core import EngineCore
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.engine.runner_protocol import SequenceResult
 from service.types import StepStats, TokenEvent
 from tests.engine.fakes import FakeClock, HistoryRunner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from service.engine.core import EngineConfig
+from service.engine.config import EngineConfig
 from service.types import SamplingParams
 
 

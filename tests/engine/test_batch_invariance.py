@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.runner import ModelRunner
 from service.model.loader import load_model
 from service.model.transformer import Transformer

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from service.engine.batch import Batch
-from service.engine.core import EngineConfig
+from service.engine.config import EngineConfig
+from service.engine.core import NUM_FAILED_IN_A_ROW
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence
-from service.errors import ConfigError, ContextLengthError, HeadcountError, InvalidRequestError
+from service.errors import ConfigError, ContextLengthError, EngineError, HeadcountError, InvalidRequestError
 from service.types import FinishReason, GenerateRequest, TokenEvent, TokenMatcher
 from tests.engine.fakes import (
     BOMB,
@@ -232,9 +233,7 @@ class TestFailures:
         core = engine(max_num_seqs=4)
         requests = [request(1, BOMB if i in culprits else i, request_id=f"{i}") for i in range(6)]
 
-        events = run(core, *requests)
-
-        ends = reasons(events)
+        ends = reasons(events := run(core, *requests))
         assert {int(name) for (name, _), reason in ends.items() if reason is FinishReason.ERROR} == culprits
         for i in set(range(6)) - culprits:
             assert output(events, f"{i}") == expected_output((1, i), 4)
@@ -251,6 +250,17 @@ class TestFailures:
 
         assert set(reasons(events).values()) == {LENGTH}
         assert [output(events, f"{i}") for i in range(4)] == [expected_output((1, i), 4) for i in range(4)]
+
+    def test_a_runner_that_fails_whatever_it_is_given_stops_the_engine(self) -> None:
+        """Or it would fail every request, fast, and draw those of the whole fleet to itself."""
+        core = engine(max_num_seqs=4)
+        bombs = [request(1, BOMB, request_id=f"{i}", n=2) for i in range(NUM_FAILED_IN_A_ROW)]
+        run(core, *bombs[1:])
+        run(core, request(1, 2))
+        run(core, *bombs[1:])
+
+        with pytest.raises(EngineError, match="whatever"):
+            run(core, bombs[0])
 
     def test_a_grammar_that_fails_ends_its_request(self) -> None:
         """Also where it cannot even begin; whoever came with it is served."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.core import EngineConfig
+from service.engine.config import EngineConfig
 from service.errors import ConfigError
 from service.types import Claim, FinishReason
 from tests.engine.fakes import FakeClock, HistoryRunner, engine, expected_output, output, request, run, steps

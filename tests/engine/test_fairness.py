@@ -9,7 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.types import Claim, GenerateRequest
 from tests.engine.fakes import FakeClock, request

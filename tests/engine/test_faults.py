@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.faults import HANG_S, Faults, FaultyRunner
 from service.errors import ConfigError
 from service.types import FinishReason

@@ -11,9 +11,9 @@ from typing import TypeVarTuple, Unpack
 import pytest
 
 from service.backend import Backend, TokenStream
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig, LoopConfig
+from service.engine.core import EngineCore
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.errors import ConfigError, ContextLengthError, InvalidRequestError, OverloadedError
 from service.types import FinishReason, TokenEvent
 from tests.engine.fakes import FakeClock, HistoryRunner, expected_output, request

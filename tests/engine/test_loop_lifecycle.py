@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig, LoopConfig
+from service.engine.core import EngineCore
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.errors import UnavailableError
 from service.types import FinishReason, StepStats
 from tests.engine.fakes import BOMB, FakeClock, HistoryRunner, expected_output, request

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.scheduler import MAX_WAYS_GIVEN
 from service.types import Claim, FinishReason, GenerateRequest, TokenEvent
 from tests.engine.fakes import (

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.errors import ConfigError, GrammarError
 from service.types import FinishReason, TokenEvent, TokenLogprob

@@ -17,8 +17,8 @@ from service.api.app import create_app
 from service.api.state import ApiState
 from service.assembly import load_engine
 from service.config import Settings
+from service.engine.config import LoopConfig
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.engine.synthetic import StepCost
 from service.metrics.exposition import render
 from service.metrics.recorder import Recorder, ReplicaInfo

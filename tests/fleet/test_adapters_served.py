@@ -14,8 +14,8 @@ import pytest
 from service.api.app import create_app
 from service.assembly import load_engine
 from service.config import Settings
+from service.engine.config import LoopConfig
 from service.engine.loop import EngineBackend
-from service.engine.loop_config import LoopConfig
 from service.fleet.adapters import adapters_of_replica
 from tests.api.fakes import ScriptedBackend, client_for, make_state
 from tests.api.tenants import ADMIN, entry, headers_of, ring

@@ -13,7 +13,8 @@ from service.autoscaling.signals import EngineLimits
 from service.autoscaling.simulator.replica import SimulatedReplica
 from service.autoscaling.simulator.sequence import SimulatedSequence, prefill_alone_s
 from service.autoscaling.simulator.workload import SimulatedRequest
-from service.engine.core import EngineConfig, EngineCore
+from service.engine.config import EngineConfig
+from service.engine.core import EngineCore
 from service.engine.synthetic import StepCost, SyntheticRunner
 from service.types import GenerateRequest, SamplingParams, SequenceTimings
 from tests.engine.fakes import FakeClock

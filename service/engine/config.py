@@ -1,11 +1,35 @@
-"""Limits around the engine's steps."""
+"""Limits of the engine's steps, and around them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from service.engine.synthetic import StepCost
 from service.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Limits of a step. Raises ConfigError, naming the setting.
+
+    What is not begun `queue_timeout_s` after its arrival is ended, unless its request says by when it must be done.
+    """
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    prefix_caching: bool = True
+    queue_timeout_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.max_num_seqs < 1:
+            raise ConfigError("max_num_seqs must be at least 1.")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                "max_num_batched_tokens must be at least max_num_seqs: each running sequence gets a token every step."
+            )
+        if not self.queue_timeout_s > 0.0:
+            raise ConfigError("queue_timeout_s must be greater than 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
