@@ -57,8 +57,10 @@ def balance_and_more() -> str:
             # While it splices, HAProxy does not notice that a client has gone.
             "no option splice-request",
             "no option splice-response",
-            # Where a request fails on a connection that another one used before, HAProxy hangs up without an answer.
-            "option http-server-close",
+            # A connection carries one request. Where one fails on a connection that another used before, HAProxy hangs
+            # up without an answer; and after a change of the replicas, the process that HAProxy leaves behind would go
+            # on taking requests from the connections that it has, and share them by weights that nobody tells it.
+            "option httpclose",
             # Where a request fails on a connection that another one used before, HAProxy hangs up without an answer.
             *(_http_error(failure) for failure in _FAILURES),
         )

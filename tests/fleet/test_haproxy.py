@@ -87,6 +87,12 @@ async def test_a_large_request_whose_replica_dies_is_told(fleet: Fleet) -> None:
     assert answer.headers["retry-after"] == "1"
 
 
+def test_a_connection_carries_one_request(fleet: Fleet) -> None:
+    """Or the process that a reload leaves behind would go on taking some, with weights that are out of date."""
+    with httpx.Client(base_url=fleet.url, timeout=STOP_DEADLINE_S, trust_env=False) as client:
+        assert client.get("/health/ready").headers["connection"] == "close"
+
+
 def kill_and_read_on(fleet: Fleet, response: httpx.Response) -> list[str]:
     """The rest of a stream whose replica is killed; fails unless the client is told that it is not whole."""
     lines = response.iter_lines()
