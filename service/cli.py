@@ -102,13 +102,20 @@ def generate(
 
 @main.command()
 @click.option("--against", multiple=True, type=click.Choice(["transformers"]), help="measure a peer in the same run")
+@click.option("--profile", "profiles", is_flag=True, help="split a step's time instead")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @with_settings
-def bench(loaded: LoadedSettings, against: tuple[str, ...], as_json: bool) -> None:
+def bench(loaded: LoadedSettings, against: tuple[str, ...], profiles: bool, as_json: bool) -> None:
     """Measure prefill and decode throughput against the machine's roof, and against peers."""
-    from service.bench.command import bench as run  # noqa: PLC0415 - torch is slow to import
+    from service.bench.command import bench as compare  # noqa: PLC0415 - torch is slow to import
+    from service.bench.profile import profile  # noqa: PLC0415
 
-    run(loaded.settings, against, as_json=as_json)
+    if profiles and against:
+        raise click.UsageError("--profile looks at this engine alone: leave out --against.")
+    if profiles:
+        profile(loaded.settings, as_json=as_json)
+    else:
+        compare(loaded.settings, against, as_json=as_json)
 
 
 @main.command()
@@ -146,7 +153,9 @@ def prepare(loaded: LoadedSettings, portable: bool) -> None:
             from service.model.loader import prepare_portable  # noqa: PLC0415
 
             path = resolve_model(settings.model, settings.cache_path, progress)
-            prepare_portable(path, dtype=settings.dtype, cache_dir=settings.cache_path)
+            prepare_portable(
+                path, dtype=settings.dtype, quantization=settings.quantization, cache_dir=settings.cache_path
+            )
         else:
             load_engine(settings, progress=progress)
     console.print(f"{settings.model_id} is ready in {settings.cache_path}.")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,12 +14,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from service.assembly import load_engine
-from service.bench.contenders import CONTENDERS, Contender, Headcount
+from service.bench.contender import Contender, seconds
+from service.bench.contenders import CONTENDERS, Headcount
 from service.bench.roof import Roof, measure_roof
+from service.bench.subject import load_subject
 from service.config import Settings
-from service.engine.runner import ModelRunner
-from service.errors import ConfigError
 from service.model.hub import resolve_model
 
 BATCHES = (1, 4, 16, 64)
@@ -51,23 +49,17 @@ Report = dict[str, object]
 
 def bench(settings: Settings, against: tuple[str, ...], *, as_json: bool) -> None:
     """Measure, contender after contender within each round so that a change of the machine's speed hits all alike."""
-    if settings.runner != "model":
-        raise ConfigError("bench measures the real model: the synthetic runner costs what it is told to.")
-    settings = settings.model_copy(update={"prefix_caching": False})
-    engine = load_engine(settings)
-    if not isinstance(engine.model.runner, ModelRunner):
-        raise ConfigError("bench measures generation: this model only gives embeddings.")
-    model = engine.model.runner.model
+    subject = load_subject(settings)
+    engine, model = subject.engine, subject.model
     path = resolve_model(settings.model, settings.cache_path)
     contenders: dict[str, Contender] = {"headcount": Headcount(engine.core)}
     contenders |= {name: CONTENDERS[name](path, model.dtype) for name in against}
     batches = [size for size in BATCHES if size <= settings.max_num_seqs]
     timings = _measure(contenders, batches, model.config.vocab_size)
-    num_weights = sum(linear.num_weights for linear in model.linears)
     work = Work(
-        weight_bytes=num_weights * model.dtype.itemsize,
+        weight_bytes=subject.weight_bytes,
         kv_bytes_per_token=model.kv_bytes_per_block // model.block_size,
-        flops_per_token=2 * num_weights,
+        flops_per_token=subject.flops_per_token,
     )
     report = _report(timings, work, measure_roof(model.dtype))
     report["setup"] = {
@@ -92,16 +84,10 @@ def _measure(contenders: Mapping[str, Contender], batches: list[int], vocab_size
             prompts = [[rng.randrange(vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(size)]
             for name, contender in contenders.items():
                 timings = result[size][name]
-                timings.prefill_s.append(_seconds(partial(contender.start, prompts, NUM_STEPS)))
-                timings.step_s += [_seconds(contender.step) for _ in range(NUM_STEPS)]
+                timings.prefill_s.append(seconds(partial(contender.start, prompts, NUM_STEPS)))
+                timings.step_s += [seconds(contender.step) for _ in range(NUM_STEPS)]
                 contender.finish()
     return result
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def _report(timings: dict[int, dict[str, Timings]], work: Work, roof: Roof) -> Report:

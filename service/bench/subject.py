@@ -1,0 +1,43 @@
+"""The engine that a benchmark measures, and what its model must at least do for a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.assembly import Engine, load_engine
+from service.config import Settings
+from service.engine.runner import ModelRunner
+from service.errors import ConfigError
+from service.model.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`engine` runs `model`."""
+
+    engine: Engine
+    model: Transformer
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a step reads of the linear layers, the output layer among them."""
+        return self._num_weights * self.model.dtype.itemsize
+
+    @property
+    def flops_per_token(self) -> int:
+        """Multiplications and additions of the matrix products."""
+        return 2 * self._num_weights
+
+    @property
+    def _num_weights(self) -> int:
+        return sum(linear.num_weights for linear in self.model.linears)
+
+
+def load_subject(settings: Settings) -> Subject:
+    """Without prefix cache and speculation, so that every step computes what it is asked. Raises ConfigError."""
+    if settings.runner != "model":
+        raise ConfigError("bench measures the real model: the synthetic runner costs what it is told to.")
+    engine = load_engine(settings.model_copy(update={"prefix_caching": False, "speculation": "off"}))
+    if not isinstance(engine.model.runner, ModelRunner):
+        raise ConfigError("bench measures generation: this model only gives embeddings.")
+    return Subject(engine, engine.model.runner.model)
