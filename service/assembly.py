@@ -74,6 +74,8 @@ def load_engine(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         prefix_caching=settings.prefix_caching,
         queue_timeout_s=settings.longest_wait_s,
+        num_speculative_tokens=settings.most_drafted_tokens,
+        step_cost=model.step_cost,
     )
     core = EngineCore(model.runner, config, clock)
     return Engine(core, model, tokenizer, settings.model_id, _adapters(settings, model))

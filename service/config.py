@@ -99,6 +99,10 @@ class Settings(BaseModel):
     max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
     queue_timeout_s: float | None = Field(
         None, gt=0, description="longest wait to be begun before a request gets 429; default: 0.8 of slo_ttft_s"
+    speculation: Literal["ngram", "off"] = Field(
+        "off", description="guess a sequence's next tokens by what followed its latest ones before; off: do not"
+    )
+    num_speculative_tokens: int = Field(4, ge=1, le=32, description="most tokens guessed for a sequence in a step")
     )
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
 
@@ -167,6 +171,10 @@ class Settings(BaseModel):
     @property
     def cache_path(self) -> Path:
         return self.cache_dir.expanduser().absolute()
+    @property
+    def most_drafted_tokens(self) -> int:
+        return 0 if self.speculation == "off" else self.num_speculative_tokens
+
 
     @property
     def state_path(self) -> Path:

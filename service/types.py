@@ -101,8 +101,8 @@ class TokenMatcher(Protocol):
     def mask(self, output_token_ids: Sequence[int]) -> bytes:
         """Bit i % 8 of byte i // 8 is set where token i may follow `output_token_ids`; ids beyond the mask may not.
 
-        The output continues that of the call before; an end-of-sequence token may follow where it may end. Raises
-        GrammarError when the sequence cannot go on.
+        The output continues that of the call before, or a beginning of it; an end-of-sequence token may follow where it
+        may end. Raises GrammarError when the sequence cannot go on.
         """
         ...
 
@@ -231,11 +231,12 @@ class StepStats:
 
     Counts are of this step; `num_running`, `num_waiting`, `num_prefill_left` (known tokens that wait to be computed),
     `kv_usage` and `wait_s` (until a request that comes now would be begun) are the state after it. `num_scheduled`
-    sequences took part: `num_prefill_tokens` are their new tokens beyond the first of each, `num_context_tokens` what
-    they attend to. `num_arrived` sequences with `num_arrived_prompt_tokens` were accepted since the step before, and
-    `num_refused` with about `num_refused_prompt_tokens` were turned away. `ttft_s` and `itl_s` hold one entry per token
-    that was a first or a later one. `finished` has one entry per sequence that ended. `running_adapters` and
-    `waiting_adapters` are the names of those that sequences use after the step.
+    sequences took part: `num_prefill_tokens` are their known new tokens beyond the first of each, `num_context_tokens`
+    what they attend to. `num_arrived` sequences with `num_arrived_prompt_tokens` were accepted since the step before,
+    and `num_refused` with about `num_refused_prompt_tokens` were turned away. `ttft_s` has one entry per first token,
+    `itl_s` one per sequence that got later ones: the time since the step that brought the one before. `finished` has
+    one entry per sequence that ended, `drafts` one per draft: how many tokens it had, and how many of them were right.
+    `running_adapters` and `waiting_adapters` are the names of those that sequences use after the step.
     """
 
     duration_s: float
@@ -259,5 +260,12 @@ class StepStats:
     ttft_s: tuple[float, ...] = ()
     itl_s: tuple[float, ...] = ()
     finished: tuple[tuple[FinishReason, SequenceTimings], ...] = ()
+    drafts: tuple[tuple[int, int], ...] = ()
     running_adapters: frozenset[str] = frozenset()
     waiting_adapters: frozenset[str] = frozenset()
+
+    @property
+    def num_plain_steps(self) -> float:
+        """How many steps would have brought as much without drafts, each a token for each sequence."""
+        num_accepted = sum(accepted for _, accepted in self.drafts)
+        return self.num_output_tokens / (self.num_output_tokens - num_accepted) if num_accepted else 1.0

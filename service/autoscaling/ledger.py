@@ -57,10 +57,10 @@ class Counters(NamedTuple):
     @property
     def steps(self) -> StepTotals:
         return StepTotals(
-            num_steps=int(self.num_steps),
-            num_sequences=int(self.num_sequences),
-            num_prefill_tokens=int(self.num_prefill_tokens),
-            num_context_tokens=int(self.num_context_tokens),
+            num_steps=self.num_steps,
+            num_sequences=self.num_sequences,
+            num_prefill_tokens=self.num_prefill_tokens,
+            num_context_tokens=self.num_context_tokens,
             duration_s=self.duration_s,
         )
 

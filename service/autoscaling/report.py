@@ -37,7 +37,7 @@ class Report:
     def of_numbers(cls, numbers: Mapping[str, float]) -> Report | None:
         """What `to_numbers` made, or None where a number is missing or makes no sense: unknown, not zero."""
         try:
-            steps = StepTotals(**{field.name: numbers[f"step_{field.name}"] for field in fields(StepTotals)})  # type: ignore[arg-type]
+            steps = StepTotals(**{field.name: numbers[f"step_{field.name}"] for field in fields(StepTotals)})
             limits = EngineLimits(**{f.name: int(numbers[f"limit_{f.name}"]) for f in fields(EngineLimits)})
             counts = {f.name: numbers[f.name] for f in fields(ReplicaStats) if f.name != "steps"}
             stats = ReplicaStats(steps=steps, **counts)  # type: ignore[arg-type]
@@ -89,13 +89,17 @@ class Collector:
 
 
 def _with(steps: StepTotals, step: StepStats) -> StepTotals:
-    """`step` added; one that only aborted computed nothing and says nothing about what a step costs."""
+    """`step` added; one that only aborted computed nothing and says nothing about what a step costs.
+
+    A step in which drafts came true counts as the plain steps that it stands for, so that the cost of a step is that of
+    a token for each sequence.
+    """
     if step.num_scheduled == 0:
         return steps
     return StepTotals(
-        num_steps=steps.num_steps + 1,
-        num_sequences=steps.num_sequences + step.num_scheduled,
+        num_steps=steps.num_steps + step.num_plain_steps,
+        num_sequences=steps.num_sequences + step.num_plain_steps * step.num_scheduled,
         num_prefill_tokens=steps.num_prefill_tokens + step.num_prefill_tokens,
-        num_context_tokens=steps.num_context_tokens + step.num_context_tokens,
+        num_context_tokens=steps.num_context_tokens + step.num_plain_steps * step.num_context_tokens,
         duration_s=steps.duration_s + step.duration_s,
     )

@@ -39,10 +39,10 @@ class StepTotals:
     `num_context_tokens`: tokens in the cache after the step that its sequences attend to.
     """
 
-    num_steps: int = 0
-    num_sequences: int = 0
-    num_prefill_tokens: int = 0
-    num_context_tokens: int = 0
+    num_steps: float = 0
+    num_sequences: float = 0
+    num_prefill_tokens: float = 0
+    num_context_tokens: float = 0
     duration_s: float = 0.0
 
 

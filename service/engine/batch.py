@@ -11,12 +11,23 @@ from service.engine.sequence import Sequence
 class ScheduledSequence(NamedTuple):
     """The step computes tokens [start, end) of `sequence`; K and V of [0, start) are in the cache already.
 
+    The last `draft_token_ids` of them are not known but guessed: they follow all the known ones, if there are any.
     Position p lives in slot `block_table[p // block_size] * block_size + p % block_size`; the table covers `end` at
     least.
     """
 
     sequence: Sequence
     num_new_tokens: int
+    draft_token_ids: tuple[int, ...] = ()
+
+    def with_draft(self, draft_token_ids: tuple[int, ...]) -> ScheduledSequence:
+        """The same with another draft, or with none."""
+        return ScheduledSequence(self.sequence, self.num_known_tokens + len(draft_token_ids), draft_token_ids)
+
+    @property
+    def num_known_tokens(self) -> int:
+        """Of the new ones."""
+        return self.num_new_tokens - len(self.draft_token_ids)
 
     @property
     def start(self) -> int:
@@ -29,7 +40,7 @@ class ScheduledSequence(NamedTuple):
 
     @property
     def token_ids(self) -> list[int]:
-        return self.sequence.token_ids[self.start : self.end]
+        return [*self.sequence.token_ids[self.start : self.end], *self.draft_token_ids]
 
     @property
     def positions(self) -> range:
@@ -42,11 +53,11 @@ class ScheduledSequence(NamedTuple):
     @property
     def completes(self) -> bool:
         """Whether all known tokens are computed after the step."""
-        return self.num_new_tokens == self.sequence.num_uncomputed_tokens
+        return self.num_known_tokens == self.sequence.num_uncomputed_tokens
 
     @property
     def samples(self) -> bool:
-        """Whether the logits at position end - 1 give the next token."""
+        """Whether the logits of the last known token give the next one, and those of a draft what follows it."""
         return self.completes and self.sequence.sampling.max_tokens > 0
 
     @property
@@ -75,3 +86,7 @@ class Batch:
     @property
     def num_new_tokens(self) -> int:
         return sum(scheduled.num_new_tokens for scheduled in self.scheduled)
+
+    @property
+    def num_draft_tokens(self) -> int:
+        return sum(len(scheduled.draft_token_ids) for scheduled in self.scheduled)

@@ -111,6 +111,23 @@ class BlockManager:
             sequence.block_table.append(self._take())
         return True
 
+    def stretch(self, sequence: Sequence, num_tokens: int, *, num_reserved_blocks: int) -> int:
+        """Extend the block table to so many tokens beyond the known ones, as far as `num_reserved_blocks` stay
+        available; returns for how many of them there is room. `trim` takes it back."""
+        table = sequence.block_table
+        while (room := len(table) * self.block_size - sequence.num_tokens) < num_tokens:
+            if self.num_available_blocks <= num_reserved_blocks:
+                break
+            table.append(self._take())
+        return min(room, num_tokens)
+
+    def trim(self, sequence: Sequence) -> None:
+        """Take back the blocks beyond the known tokens: there is nothing of worth in them."""
+        while len(sequence.block_table) > self.blocks_for(sequence.num_tokens):
+            block_id = sequence.block_table.pop()
+            self._num_references[block_id] = 0
+            self._free.append(block_id)
+
     def cache_computed(self, sequence: Sequence, num_computed_before: int) -> None:
         """Make findable the blocks of `sequence` that got full since `num_computed_before` tokens were computed."""
         if not self.prefix_caching:

@@ -14,12 +14,16 @@ class EngineConfig:
     """Limits of a step. Raises ConfigError, naming the setting.
 
     What is not begun `queue_timeout_s` after its arrival is ended, unless its request says by when it must be done.
+    A step may judge guesses of up to `num_speculative_tokens` tokens of each sequence, where that pays by `step_cost`:
+    what a step is expected to cost.
     """
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     prefix_caching: bool = True
     queue_timeout_s: float = math.inf
+    num_speculative_tokens: int = 0
+    step_cost: StepCost = field(default_factory=StepCost)
 
     def __post_init__(self) -> None:
         if self.max_num_seqs < 1:
@@ -30,6 +34,8 @@ class EngineConfig:
             )
         if not self.queue_timeout_s > 0.0:
             raise ConfigError("queue_timeout_s must be greater than 0.")
+        if self.num_speculative_tokens < 0:
+            raise ConfigError("num_speculative_tokens must be 0 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,20 +12,20 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from service.engine.batch import Batch, ScheduledSequence
+from service.engine.batch import ScheduledSequence
 from service.engine.block_manager import BlockManager
 from service.engine.config import EngineConfig
 from service.engine.forecast import EngineRoom
+from service.engine.isolation import Isolation, failure
 from service.engine.runner_protocol import Runner, SequenceResult
 from service.engine.scheduler import Scheduler
 from service.engine.sequence import Sequence
+from service.engine.speculator import Speculator
 from service.engine.step_record import StepRecord
-from service.errors import ContextLengthError, EngineError, InvalidRequestError
+from service.errors import ContextLengthError, InvalidRequestError
 from service.types import FinishReason, GenerateRequest, StepStats, TokenEvent, TokenGrammar
 
 logger = logging.getLogger(__name__)
-
-NUM_FAILED_IN_A_ROW = 8  # requests; with nothing computed between them it is the runner that is broken, not they
 
 
 class StepOutput(NamedTuple):
@@ -48,15 +48,18 @@ class EngineCore:
         self.max_model_len = min(runner.max_model_len, self.room.num_kv_tokens)
         self.vocab_size = runner.vocab_size
         self.config = config
-        self._runner = runner
+        self._eos_token_ids = runner.eos_token_ids
+        self._isolation = Isolation(runner)
         self._clock = clock
         self._blocks = blocks
         self._scheduler = Scheduler(
-            blocks, max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+            blocks,
+            Speculator(blocks, num_speculative_tokens=config.num_speculative_tokens, cost=config.step_cost),
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
         )
         self._random = Random()  # seeded by the operating system: for requests that bring no seed
         self._unfinished: dict[str, list[Sequence]] = {}
-        self._failed_in_a_row: set[str] = set()
         self._record = StepRecord()
 
     @property
@@ -90,9 +93,7 @@ class EngineCore:
         if request.request_id in self._unfinished:
             raise InvalidRequestError(f"request_id {request.request_id!r} is in use.", param="request_id")
         sequences = [
-            Sequence.of(
-                request, index, fresh_seed=self._random.getrandbits(63), eos_token_ids=self._runner.eos_token_ids
-            )
+            Sequence.of(request, index, fresh_seed=self._random.getrandbits(63), eos_token_ids=self._eos_token_ids)
             for index in range(request.n)
         ]
         self._unfinished[request.request_id] = sequences
@@ -110,7 +111,7 @@ class EngineCore:
         except Exception as error:
             logger.exception("a grammar failed, of request %s", sequences[0].request_id)
             for sequence in tuple(sequences):
-                self._end(sequence, FinishReason.ERROR, _failure(error), self._clock())
+                self._end(sequence, FinishReason.ERROR, failure(error), self._clock())
 
     def abort(self, request_id: str) -> None:
         """End what is unfinished of a request, if anything; its terminal events come with the next step."""
@@ -123,7 +124,7 @@ class EngineCore:
         self._expire(started_at)
         batch = self._scheduler.schedule()
         self._record.schedule(batch, started_at)
-        results = self._execute(batch)
+        results = self._isolation.execute(batch)
         ended_at = self._clock()
         for scheduled, result in zip(batch.scheduled, results, strict=True):
             self._commit(scheduled, result, ended_at)
@@ -142,33 +143,14 @@ class EngineCore:
             if now > deadline_at:
                 self._end(sequence, FinishReason.TIMEOUT, SequenceResult(), now)
 
-    def _execute(self, batch: Batch) -> list[SequenceResult]:
-        """Where the runner fails, each half is tried again: who is at fault ends alone. The others get the tokens that
-        they would have got, for these do not depend on neighbours; the K and V of a step may be written twice."""
-        scheduled = batch.scheduled
-        if not scheduled:
-            return []
-        try:
-            results = self._runner.execute(batch)
-        except Exception as error:
-            if len(scheduled) == 1:
-                logger.exception("a step failed by one sequence, of request %s", scheduled[0].sequence.request_id)
-                self._failed_in_a_row.add(scheduled[0].sequence.request_id)
-                if len(self._failed_in_a_row) >= NUM_FAILED_IN_A_ROW:
-                    raise EngineError("The runner fails whatever it is given.") from error
-                return [_failure(error)]
-        else:
-            self._failed_in_a_row.clear()
-            return results
-        middle = len(scheduled) // 2
-        return [*self._execute(Batch(scheduled[:middle])), *self._execute(Batch(scheduled[middle:]))]
-
     def _commit(self, scheduled: ScheduledSequence, result: SequenceResult, at: float) -> None:
         sequence, completes = scheduled.sequence, scheduled.completes
         if result.error is not None:
             self._end(sequence, FinishReason.ERROR, result, at)
             return
         self._scheduler.commit(scheduled, result)
+        if scheduled.draft_token_ids:
+            self._record.draft(len(scheduled.draft_token_ids), result.num_accepted)
         if not completes:
             return
         reason = sequence.finish_reason(self.max_model_len)
@@ -198,7 +180,3 @@ class EngineCore:
             adapters=self._scheduler.adapters,
         )
         return StepOutput(record.events, stats)
-
-
-def _failure(error: Exception) -> SequenceResult:
-    return SequenceResult(error=f"The engine failed while computing this request ({type(error).__name__}).")

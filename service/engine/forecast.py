@@ -3,7 +3,8 @@
     wait = slowdown · (steps · step time + prefill time of the prompts ahead)
 
 Steps are as many as the prompts ahead need beside those that run, or as it takes until enough outputs have ended,
-whichever is more. What a step costs is the model's own law (`StepCost`), times how much longer steps have taken lately.
+whichever is more; where drafts come true, outputs take fewer steps. What a step costs is the model's own law
+(`StepCost`), times how much longer steps have taken lately.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Forecast:
         self._room = room
         self._taken_s = 0.0
         self._expected_s = 0.0
+        self._plain_s = 0.0
+        self._drafted_s = 0.0
         self._num_queried = 0.0
         self._num_hit = 0.0
         self._num_ended = 1.0
@@ -57,7 +60,11 @@ class Forecast:
     def learn(self, stats: StepStats) -> None:
         """Take in what a step brought."""
         if stats.num_scheduled:
-            expected_s = self._cost.of(stats.num_scheduled, stats.num_prefill_tokens, stats.num_context_tokens)
+            plain_s = self._cost.of(stats.num_scheduled, 0.0, stats.num_context_tokens)
+            drafted_s = plain_s + self._cost.per_prefill_token_s * sum(num_drafted for num_drafted, _ in stats.drafts)
+            expected_s = drafted_s + self._cost.per_prefill_token_s * stats.num_prefill_tokens
+            self._plain_s = _STEP_MEMORY * self._plain_s + stats.num_plain_steps * plain_s
+            self._drafted_s = _STEP_MEMORY * self._drafted_s + drafted_s
             self._taken_s = _STEP_MEMORY * self._taken_s + stats.duration_s
             self._expected_s = _STEP_MEMORY * self._expected_s + expected_s
             self._num_queried = _STEP_MEMORY * self._num_queried + stats.num_prefix_queried_tokens
@@ -92,6 +99,7 @@ class Forecast:
         num_to_end = max(0.0, ahead.num_staying + ahead.num_waiting + 1.0 - places)
         num_output_tokens = ahead.num_output_tokens + self.mean_output_tokens
         steps_to_end = min(1.0, num_to_end / (ahead.num_waiting + 1.0)) * num_output_tokens / places
+        steps_to_end *= self._drafted_s / self._plain_s if self._plain_s else 1.0
         steps = max(steps_to_end, self._num_chunks(ahead.num_prompt_tokens, num_running))
         return self._time_of(steps, num_running, ahead.num_prompt_tokens)
 

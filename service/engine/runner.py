@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sampler import sample, token_logprob
+from service.engine.verification import Position, verify
 from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
 from service.model.lora import lora_rows
@@ -32,22 +35,23 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, batch: Batch) -> list[SequenceResult]:
         logits = self.model.forward(self._inputs(batch), self._cache)
-        sampled_rows: list[int] = []
+        first_rows: list[int] = []  # to sample from
         prompt_logprobs: list[tuple[TokenLogprob, ...]] = []
         row = 0
         for scheduled in batch.scheduled:
             num_scored = len(scheduled.prompt_logprob_positions)
             prompt_logprobs.append(_prompt_logprobs(logits[row : row + num_scored], scheduled))
             row += num_scored
-            if scheduled.samples:
-                sampled_rows.append(row)
-                row += 1
-        if len(sampled_rows) != row:
-            logits = logits[sampled_rows]
-        sampled = iter(sample(logits, [scheduled.sequence for scheduled in batch.scheduled if scheduled.samples]))
+            first_rows.append(row)
+            row += 1 + len(scheduled.draft_token_ids) if scheduled.samples else 0
+
+        def sample_at(positions: Sequence[Position]) -> list[SequenceResult]:
+            rows = [first_rows[each.which] + each.num_accepted for each in positions]
+            return sample(logits if len(rows) == row else logits[rows], [each.sequence for each in positions])
+
+        results = verify(batch.scheduled, sample_at)
         return [
-            (next(sampled) if scheduled.samples else SequenceResult())._replace(prompt_logprobs=scores)
-            for scheduled, scores in zip(batch.scheduled, prompt_logprobs, strict=True)
+            result._replace(prompt_logprobs=scores) for result, scores in zip(results, prompt_logprobs, strict=True)
         ]
 
     def _inputs(self, batch: Batch) -> ModelInputs:
@@ -65,7 +69,7 @@ class ModelRunner:
             slots += [table[position // size] * size + position % size for position in scheduled.positions]
             rows += [first_row + position - scheduled.start for position in scheduled.prompt_logprob_positions]
             if scheduled.samples:
-                rows.append(len(token_ids) - 1)
+                rows += range(len(token_ids) - 1 - len(scheduled.draft_token_ids), len(token_ids))
             spans.append(SequenceSpan(scheduled.num_new_tokens, scheduled.end, table))
         return ModelInputs(
             token_ids=self._tensor(token_ids),

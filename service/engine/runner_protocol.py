@@ -11,15 +11,20 @@ from service.types import TokenLogprob
 class SequenceResult(NamedTuple):
     """What one step brought one scheduled sequence.
 
-    `token_id` is set exactly where the sequence samples, `logprob` where it also asked for one. `prompt_logprobs` has
-    one entry for each of its `prompt_logprob_positions`. With `error` set the rest is ignored: this sequence ends, the
-    others go on.
+    `token_ids` is the next token exactly where the sequence samples, and more where that and those after it are as its
+    draft has them. `logprobs` has one entry for each, where it also asked for them, `prompt_logprobs` for each of its
+    `prompt_logprob_positions`. With `error` set the rest is ignored: this sequence ends, the others go on.
     """
 
-    token_id: int | None = None
-    logprob: TokenLogprob | None = None
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str | None = None
+
+    @property
+    def num_accepted(self) -> int:
+        """Tokens of the draft that were right."""
+        return max(0, len(self.token_ids) - 1)
 
 
 class Runner(Protocol):

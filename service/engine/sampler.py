@@ -57,7 +57,7 @@ def _result(row: Tensor, sequence: Sequence, token_id: int | GrammarError | None
     if isinstance(token_id, GrammarError):
         return SequenceResult(error=str(token_id))
     num_top = sequence.sampling.logprobs
-    return SequenceResult(token_id, None if num_top is None else token_logprob(row, token_id, num_top))
+    return SequenceResult((token_id,), () if num_top is None else (token_logprob(row, token_id, num_top),))
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:

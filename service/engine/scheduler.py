@@ -13,6 +13,7 @@ from service.engine.block_manager import BlockManager
 from service.engine.fair_queue import OUTPUT_COST, FairQueue
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence, SequenceStatus
+from service.engine.speculator import Speculator
 
 MAX_WAYS_GIVEN = 4
 CREDIT_STEPS = 16
@@ -21,9 +22,12 @@ CREDIT_STEPS = 16
 class Scheduler:
     """At most `max_num_seqs` sequences run, and a step computes at most `max_num_batched_tokens` tokens."""
 
-    def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self, blocks: BlockManager, speculator: Speculator, *, max_num_seqs: int, max_num_batched_tokens: int
+    ) -> None:
         assert 0 < max_num_seqs <= max_num_batched_tokens  # so that every running sequence progresses every step
         self._blocks = blocks
+        self._speculator = speculator
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._waiting = FairQueue(credit=CREDIT_STEPS * max_num_batched_tokens)
@@ -54,7 +58,7 @@ class Scheduler:
         self._waiting.push(sequence)
 
     def schedule(self) -> Batch:
-        """Fill the budget: running sequences first, then waiting ones. Empty only when there are none."""
+        """Fill the budget: running sequences first, then waiting ones, then drafts. Empty only when there are none."""
         batch = Batch()
         budget = self._max_num_batched_tokens
         self._give_way(batch)
@@ -65,18 +69,21 @@ class Scheduler:
             sequence = self._running[-1]
             batch.admitted.append(sequence)
             budget -= self._schedule(sequence, budget, batch)
+        self._speculator.extend(batch, budget)
         return batch
 
     def commit(self, scheduled: ScheduledSequence, result: SequenceResult) -> None:
         """Take note that a scheduled sequence is computed, and of what that brought."""
-        assert scheduled.samples == (result.token_id is not None)
+        assert scheduled.samples == bool(result.token_ids)
         sequence, start = scheduled.sequence, scheduled.start
-        sequence.num_computed_tokens = scheduled.end
+        sequence.token_ids.extend(result.token_ids)
+        sequence.num_computed_tokens = start + scheduled.num_known_tokens + result.num_accepted
+        self._blocks.trim(sequence)
         self._blocks.cache_computed(sequence, start)
         sequence.prompt_logprobs.extend(result.prompt_logprobs)
-        if result.token_id is not None:
-            sequence.token_ids.append(result.token_id)
-            self._waiting.charge(sequence, OUTPUT_COST)
+        self._waiting.charge(sequence, OUTPUT_COST * len(result.token_ids))
+        if sequence.drafter is not None and scheduled.draft_token_ids:
+            sequence.drafter.learn(len(scheduled.draft_token_ids), result.num_accepted)
 
     def finish(self, sequence: Sequence, *, forget: bool = False) -> None:
         """End a waiting or running sequence and free its blocks; with `forget` their content is not reused."""

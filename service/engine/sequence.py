@@ -6,9 +6,10 @@ the cache, and a step computes some of the difference. Once all are computed, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from service.engine.drafter import Drafter
 from service.types import (
     Adapter,
     Claim,
@@ -48,6 +49,7 @@ class Sequence:
     claim: Claim = field(default_factory=Claim)
     matcher: TokenMatcher | None = None
     adapter: Adapter | None = None
+    drafter: Drafter | None = None
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -80,6 +82,10 @@ class Sequence:
             claim=request.claim,
             adapter=request.adapter,
         )
+
+    def continued(self, token_ids: tuple[int, ...]) -> Sequence:
+        """A copy to sample from, as it is when `token_ids` have been sampled."""
+        return replace(self, token_ids=[*self.token_ids, *token_ids])
 
     @property
     def num_tokens(self) -> int:

@@ -19,6 +19,7 @@ class StepRecord:
 
     events: list[TokenEvent] = field(default_factory=list)
     _finished: list[tuple[FinishReason, SequenceTimings]] = field(default_factory=list)
+    _drafts: list[tuple[int, int]] = field(default_factory=list)
     _ttft_s: list[float] = field(default_factory=list)
     _itl_s: list[float] = field(default_factory=list)
     _num_arrived: int = 0
@@ -27,6 +28,7 @@ class StepRecord:
     _num_prefill_tokens: int = 0
     _num_context_tokens: int = 0
     _num_prompt_tokens: int = 0
+    _num_output_tokens: int = 0
     _num_preemptions: int = 0
     _num_prefix_queried_tokens: int = 0
     _num_prefix_hit_tokens: int = 0
@@ -39,7 +41,7 @@ class StepRecord:
     def schedule(self, batch: Batch, at: float) -> None:
         """Take note of what the step is about to compute."""
         self._num_scheduled += len(batch.scheduled)
-        self._num_prefill_tokens += batch.num_new_tokens - len(batch.scheduled)
+        self._num_prefill_tokens += batch.num_new_tokens - batch.num_draft_tokens - len(batch.scheduled)
         self._num_context_tokens += sum(scheduled.end for scheduled in batch.scheduled)
         self._num_preemptions += batch.num_preemptions
         for sequence in batch.admitted:
@@ -55,13 +57,18 @@ class StepRecord:
                 sequence.num_reported_prompt_tokens += num_new_tokens
                 self._num_prompt_tokens += num_new_tokens
 
+    def draft(self, num_drafted: int, num_accepted: int) -> None:
+        """Take note of what became of a draft."""
+        self._drafts.append((num_drafted, num_accepted))
+
     def event(
         self, sequence: Sequence, result: SequenceResult, at: float, *, finish_reason: FinishReason | None = None
     ) -> None:
         """Report what `result` brought `sequence` at instant `at`, and its end if it has a `finish_reason`."""
         is_first = sequence.last_token_at is None
-        if result.token_id is not None:
-            self._time_token(sequence, at)
+        if result.token_ids:
+            self._num_output_tokens += len(result.token_ids)
+            self._time_tokens(sequence, at)
         timings = sequence.timings() if is_first or finish_reason is not None else None
         if finish_reason is not None and timings is not None:
             self._finished.append((finish_reason, timings))
@@ -69,8 +76,8 @@ class StepRecord:
             TokenEvent(
                 request_id=sequence.request_id,
                 index=sequence.index,
-                token_ids=() if result.token_id is None else (result.token_id,),
-                logprobs=() if result.logprob is None else (result.logprob,),
+                token_ids=result.token_ids,
+                logprobs=result.logprobs,
                 prompt_logprobs=_due_prompt_logprobs(sequence, finish_reason),
                 num_prefix_hit_tokens=sequence.num_prefix_hit_tokens,
                 finish_reason=finish_reason,
@@ -101,18 +108,19 @@ class StepRecord:
             num_prefill_tokens=self._num_prefill_tokens,
             num_context_tokens=self._num_context_tokens,
             num_prompt_tokens=self._num_prompt_tokens,
-            num_output_tokens=len(self._ttft_s) + len(self._itl_s),
+            num_output_tokens=self._num_output_tokens,
             num_preemptions=self._num_preemptions,
             num_prefix_queried_tokens=self._num_prefix_queried_tokens,
             num_prefix_hit_tokens=self._num_prefix_hit_tokens,
             ttft_s=tuple(self._ttft_s),
             itl_s=tuple(self._itl_s),
             finished=tuple(self._finished),
+            drafts=tuple(self._drafts),
             running_adapters=adapters[0],
             waiting_adapters=adapters[1],
         )
 
-    def _time_token(self, sequence: Sequence, at: float) -> None:
+    def _time_tokens(self, sequence: Sequence, at: float) -> None:
         if sequence.last_token_at is None:
             sequence.first_token_at = at
             self._ttft_s.append(at - sequence.arrival_at)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from zlib import crc32
 
 from service.engine.batch import Batch, ScheduledSequence
 from service.engine.runner_protocol import SequenceResult
+from service.engine.sequence import Sequence
+from service.engine.verification import Position, verify
 from service.errors import ConfigError, GrammarError
 from service.types import TokenLogprob
 
@@ -79,25 +82,25 @@ class SyntheticRunner:
         step_s = self.cost.step_s(batch)
         if step_s > 0.0:
             self.sleep(step_s)
-        return [self._result(scheduled) for scheduled in batch.scheduled]
+        return [
+            result._replace(prompt_logprobs=_prompt_logprobs(scheduled))
+            for scheduled, result in zip(batch.scheduled, verify(batch.scheduled, self._sample), strict=True)
+        ]
 
-    def _result(self, scheduled: ScheduledSequence) -> SequenceResult:
-        sequence = scheduled.sequence
-        prompt_logprobs = tuple(
-            TokenLogprob(sequence.token_ids[position + 1], 0.0) for position in scheduled.prompt_logprob_positions
-        )
-        if not scheduled.samples:
-            return SequenceResult(prompt_logprobs=prompt_logprobs)
+    def _sample(self, positions: Rows[Position]) -> list[SequenceResult]:
+        return [self._result(position.sequence) for position in positions]
+
+    def _result(self, sequence: Sequence) -> SequenceResult:
         try:
-            token_id = self._next_token_id(scheduled)
+            token_id = self._next_token_id(sequence)
         except GrammarError as error:
             return SequenceResult(error=str(error))
         num_top = sequence.sampling.logprobs
-        logprob = None if num_top is None else TokenLogprob(token_id, 0.0, ((token_id, 0.0),) if num_top else ())
-        return SequenceResult(token_id, logprob, prompt_logprobs)
+        logprob = TokenLogprob(token_id, 0.0, ((token_id, 0.0),) if num_top else ())
+        return SequenceResult((token_id,), () if num_top is None else (logprob,))
 
-    def _next_token_id(self, scheduled: ScheduledSequence) -> int:
-        sequence, eos_token_id = scheduled.sequence, self.vocab_size - 1
+    def _next_token_id(self, sequence: Sequence) -> int:
+        eos_token_id = self.vocab_size - 1
         hashed = crc32(array("q", [sequence.num_tokens, *sequence.token_ids[-_NUM_HASHED:]]))
         if sequence.matcher is not None:
             mask = sequence.matcher.mask(sequence.output_token_ids)
@@ -107,3 +110,8 @@ class SyntheticRunner:
         if is_last and eos_token_id in sequence.stop_token_ids - sequence.forbidden_token_ids:
             return eos_token_id
         return hashed % eos_token_id
+
+
+def _prompt_logprobs(scheduled: ScheduledSequence) -> tuple[TokenLogprob, ...]:
+    token_ids = scheduled.sequence.token_ids
+    return tuple(TokenLogprob(token_ids[position + 1], 0.0) for position in scheduled.prompt_logprob_positions)

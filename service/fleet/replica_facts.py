@@ -18,6 +18,7 @@ def info_of(settings: Settings, engine: Engine) -> ReplicaInfo:
         cache_dtype=engine.model.cache_dtype,
         prefix_caching=settings.prefix_caching,
         max_loras=settings.max_loras if settings.serves_adapters else 0,
+        num_speculative_tokens=settings.most_drafted_tokens,
         slo=slo_of(settings),
     )
 

@@ -138,6 +138,12 @@ GENERATION_TOKENS = _counter("vllm:generation_tokens_total", "Tokens generated."
 PREFIX_QUERIES = _counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
 PREFIX_HITS = _counter("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")
 PREEMPTIONS = _counter("vllm:num_preemptions_total", "Sequences that gave their KV blocks back and waited again.")
+DRAFTS = _counter("vllm:spec_decode_num_drafts_total", "Drafts: guesses of what a sequence's next tokens are.")
+DRAFT_TOKENS = _counter("vllm:spec_decode_num_draft_tokens_total", "Tokens of drafts.")
+ACCEPTED_TOKENS = _counter("vllm:spec_decode_num_accepted_tokens_total", "Tokens of drafts that were right.")
+ACCEPTED_TOKENS_BY_POSITION = _counter(
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total", "The same by their place in the draft, from 0.", "position"
+)
 STEP_TOKENS = _histogram(
     "vllm:iteration_tokens_total", STEP_TOKEN_BUCKETS, "Tokens computed or generated in one step (a histogram)."
 )

@@ -31,7 +31,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaInfo:
     """What does not change while a replica runs. `num_blocks` and `block_size` (tokens) describe its KV cache;
-    `max_loras` is 0 where no adapters are served."""
+    `max_loras` is 0 where no adapters are served, `num_speculative_tokens` where there are no drafts."""
 
     model_name: str
     max_model_len: int
@@ -40,6 +40,7 @@ class ReplicaInfo:
     cache_dtype: str
     prefix_caching: bool
     max_loras: int = 0
+    num_speculative_tokens: int = 0
     slo: Slo = field(default_factory=Slo)
 
 
@@ -122,6 +123,8 @@ class Recorder:
         self._count(catalog.PREFIX_HITS, stats.num_prefix_hit_tokens)
         self._count(catalog.GENERATION_TOKENS, stats.num_output_tokens)
         self._count(catalog.PREEMPTIONS, stats.num_preemptions)
+        for num_drafted, num_accepted in stats.drafts:
+            self._count_draft(num_drafted, num_accepted)
         num_tokens = stats.num_prompt_tokens + stats.num_output_tokens
         if num_tokens:  # a step that only aborted computed nothing
             self._observe(catalog.STEP_TOKENS, num_tokens)
@@ -193,8 +196,17 @@ class Recorder:
             self._set(catalog.SLEEP_STATE, state == "awake", state)
         cache = (str(info.block_size), str(info.num_blocks), info.cache_dtype, str(info.prefix_caching))
         self._set(catalog.CACHE_CONFIG, 1, *cache)
+        for position in range(info.num_speculative_tokens):
+            self._count(catalog.ACCEPTED_TOKENS_BY_POSITION, 0, str(position))
         for met in ("true", "false"):
             self._count(catalog.SLO_REQUESTS, 0, met)
+
+    def _count_draft(self, num_drafted: int, num_accepted: int) -> None:
+        self._count(catalog.DRAFTS, 1)
+        self._count(catalog.DRAFT_TOKENS, num_drafted)
+        self._count(catalog.ACCEPTED_TOKENS, num_accepted)
+        for position in range(num_accepted):
+            self._count(catalog.ACCEPTED_TOKENS_BY_POSITION, 1, str(position))
 
     def _observe_sequence(self, timings: SequenceTimings) -> None:
         """What a sequence never reached is not observed: it is unknown, not zero."""

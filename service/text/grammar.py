@@ -248,6 +248,8 @@ class Matcher:
         self._num_consumed = 0
 
     def mask(self, output_token_ids: Sequence[int]) -> bytes:
+        if len(output_token_ids) < self._num_consumed:
+            self._state.rollback(self._num_consumed - len(output_token_ids))
         self._state.consume_tokens(list(output_token_ids[self._num_consumed :]))
         self._num_consumed = len(output_token_ids)
         mask = self._state.compute_bitmask()

@@ -46,7 +46,7 @@ def broken_stats(draw: st.DrawFn) -> ReplicaStats:
     names = ["at", "num_running", "num_waiting", "num_prefill_left", "kv_usage", "num_requests", "num_prompt_tokens"]
     names += ["num_hit_tokens", "num_finished", "num_output_tokens", "num_slo_misses"]
     steps = ["num_steps", "num_sequences", "num_prefill_tokens", "num_context_tokens", "duration_s"]
-    totals = StepTotals(**{name: draw(numbers) for name in steps})  # type: ignore[arg-type]
+    totals = StepTotals(**{name: draw(numbers) for name in steps})
     return replace(stats(0.0), steps=totals, **{name: draw(numbers) for name in names})  # type: ignore[arg-type]
 
 

@@ -77,6 +77,18 @@ def test_steps_add_up() -> None:
     )
 
 
+def test_a_step_with_drafts_counts_as_the_steps_that_it_stands_for() -> None:
+    """Four tokens of two sequences: two plain steps, in the time of one; the prompt beside them is computed once."""
+    collector = Collector(SLO)
+    collector.on_step(
+        step(num_scheduled=2, num_output_tokens=4, num_prefill_tokens=6, num_context_tokens=30, drafts=((4, 2), (1, 0)))
+    )
+
+    assert collector.read(0.0).steps == StepTotals(
+        num_steps=2, num_sequences=4, num_prefill_tokens=6, num_context_tokens=60, duration_s=0.5
+    )
+
+
 def test_what_was_refused_was_asked_for_all_the_same() -> None:
     """A fleet that turns requests away is too small for them, though it never gets them."""
     collector = Collector(SLO)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -12,6 +12,7 @@ from service.engine.batch import Batch, ScheduledSequence
 from service.engine.config import EngineConfig
 from service.engine.core import EngineCore
 from service.engine.runner_protocol import SequenceResult
+from service.engine.verification import Position, verify
 from service.types import GenerateRequest, SamplingParams, StepStats, TokenEvent, TokenLogprob
 
 VOCAB_SIZE = 50
@@ -20,6 +21,10 @@ POISON = 48
 """Computing it fails its own sequence."""
 BOMB = 47
 """Computing it fails the whole step."""
+
+
+Says = Callable[[list[int]], int]
+"""The next token after a history."""
 
 
 @dataclass
@@ -40,11 +45,16 @@ def next_token_id(history: list[int]) -> int:
     return crc32(bytes(history)) % BOMB
 
 
-def expected_output(prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+def repetitive_token_id(history: list[int]) -> int:
+    """Another fake model, which soon goes round in circles: what its latest tokens were followed by, comes again."""
+    return crc32(bytes(history[-2:])) % 4
+
+
+def expected_output(prompt: tuple[int, ...], max_tokens: int, says: Says = next_token_id) -> tuple[int, ...]:
     """What a request must get, whatever else goes on in the engine."""
     history = list(prompt)
     for _ in range(max_tokens):
-        history.append(next_token_id(history))
+        history.append(says(history))
     return tuple(history[len(prompt) :])
 
 
@@ -77,6 +87,7 @@ class HistoryRunner:
     max_model_len: int = 64
     vocab_size: int = VOCAB_SIZE
     eos_token_ids: frozenset[int] = frozenset({EOS})
+    says: Says = next_token_id
     script: dict[int, int] = field(default_factory=dict)  # output number → token, instead of the hash
     batches: list[list[tuple[str, int, int]]] = field(default_factory=list)  # request id, index, new tokens
     cache: dict[int, int] = field(default_factory=dict)
@@ -107,14 +118,19 @@ class HistoryRunner:
         if POISON in scheduled.token_ids:
             return SequenceResult(error="not a number")
         visible = [self.cache.get(slot, -1) for slot in self._slots(scheduled, range(scheduled.end))]
-        if visible != sequence.token_ids[: scheduled.end]:
+        if visible != [*sequence.token_ids, *scheduled.draft_token_ids][: scheduled.end]:
             raise CacheViolation("the block table leads to someone else's tokens")
         scores = tuple(logprob_of(sequence.token_ids[p + 1], p + 1) for p in scheduled.prompt_logprob_positions)
-        if not scheduled.samples:
-            return SequenceResult(prompt_logprobs=scores)
-        token_id = self.script.get(sequence.num_output_tokens, next_token_id(visible))
-        wants_logprob = sequence.sampling.logprobs is not None
-        return SequenceResult(token_id, logprob_of(token_id, scheduled.end) if wants_logprob else None, scores)
+        [result] = verify([scheduled], self._sample)
+        return result._replace(prompt_logprobs=scores)
+
+    def _sample(self, positions: Sequence[Position]) -> list[SequenceResult]:
+        results = []
+        for _, _, sequence in positions:
+            token_id = self.script.get(sequence.num_output_tokens, self.says(sequence.token_ids))
+            logprob = logprob_of(token_id, sequence.num_tokens)
+            results.append(SequenceResult((token_id,), () if sequence.sampling.logprobs is None else (logprob,)))
+        return results
 
 
 _numbers: Iterator[int] = count()

@@ -40,13 +40,12 @@ def probabilities(*values: float) -> Tensor:
 def drawn(logits: Tensor, num_draws: int = 2000, **sampling: Any) -> Counter[int]:
     """How often each token comes, over as many seeds."""
     rows = [sequence(seed=seed, **{"temperature": 1.0, **sampling}) for seed in range(num_draws)]
-    return Counter(
-        result.token_id for result in sample(logits.expand(num_draws, -1), rows) if result.token_id is not None
-    )
+    return Counter(token_id for result in sample(logits.expand(num_draws, -1), rows) for token_id in result.token_ids)
 
 
 def token(logits: Tensor, seq: Sequence) -> int | None:
-    return sample(logits[None], [seq])[0].token_id
+    [result] = sample(logits[None], [seq])
+    return result.token_ids[0] if result.token_ids else None
 
 
 logit_rows = st.lists(

@@ -20,6 +20,7 @@ def engine_configs(draw: st.DrawFn) -> EngineConfig:
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=draw(st.integers(max_num_seqs, max_num_seqs + 8)),
         prefix_caching=draw(st.booleans()),
+        num_speculative_tokens=draw(st.sampled_from([0, 1, 4])),
     )
 
 

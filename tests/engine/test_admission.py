@@ -66,6 +66,16 @@ class TestForecast:
 
         assert wait_s == pytest.approx(5 * 0.1, rel=0.05)
 
+    def test_drafts_that_come_true_bring_outputs_to_their_end_sooner(self) -> None:
+        """Three tokens in a step that costs half as much again: outputs take half the time, prompts what they took."""
+        forecast = learned()
+        drafted = replace(A_STEP, duration_s=0.15, num_output_tokens=3, drafts=((5, 2),))
+        for _ in range(2000):
+            forecast.learn(drafted)
+
+        assert forecast.wait_s(Ahead(num_running=4, num_staying=4)) == pytest.approx(5 * 0.1 / 2, rel=0.05)
+        assert forecast.wait_s(Ahead(num_prompt_tokens=200.0)) == pytest.approx(2 * 0.1 + 200 * 0.01, rel=0.01)
+
     def test_an_unknown_law_forecasts_nothing(self) -> None:
         """Nobody is refused on a guess."""
         assert Forecast(StepCost(), ROOM).wait_s(Ahead(num_running=100, num_waiting=100)) == 0.0

@@ -13,9 +13,10 @@ import torch
 from service.engine.config import EngineConfig
 from service.engine.core import EngineCore
 from service.engine.runner import ModelRunner
+from service.engine.stream import merge
 from service.model.loader import load_model
 from service.model.transformer import Transformer
-from service.types import FinishReason, GenerateRequest, SamplingParams
+from service.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
 from tests.model.adapters import default_model_modules, read, write_adapter
 
 pytestmark = pytest.mark.integration
@@ -33,9 +34,16 @@ def model(
     return load_model(default_model_path, dtype=request.param, device="cpu", cache_dir=cache)
 
 
-def engine(model: Transformer, *, num_blocks: int = 400, budget: int = 256, prefix_caching: bool = True) -> EngineCore:
+def engine(
+    model: Transformer, *, num_blocks: int = 400, budget: int = 256, prefix_caching: bool = True, num_drafted: int = 0
+) -> EngineCore:
     runner = ModelRunner(model, num_blocks=num_blocks, max_model_len=1024, eos_token_ids=frozenset({2}))
-    config = EngineConfig(max_num_seqs=16, max_num_batched_tokens=budget, prefix_caching=prefix_caching)
+    config = EngineConfig(
+        max_num_seqs=16,
+        max_num_batched_tokens=budget,
+        prefix_caching=prefix_caching,
+        num_speculative_tokens=num_drafted,
+    )
     return EngineCore(runner, config, clock=lambda: 0.0)
 
 
@@ -132,6 +140,33 @@ def test_seeded_sampling_does_not_depend_on_neighbours(model: Transformer, promp
     watched = GenerateRequest(request_id="watched", prompt_token_ids=prompts[0], sampling=sampling, arrival_at=0.0)
     crowd = [request(str(i), prompt) for i, prompt in enumerate(prompts[1:])]
     assert run(engine(model), [*crowd, watched])["watched"] == run(engine(model), [watched])["watched"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+def test_with_drafts(model: Transformer, prompts: list[Tokens], temperature: float) -> None:
+    """Texts that repeat are guessed right, beside one that does not, and tokens and log-probabilities are the same."""
+    texts = [prompts[1] * 8, prompts[5] * 5, prompts[0]]
+    sampling = SamplingParams(max_tokens=40, temperature=temperature, seed=3, ignore_eos=True, logprobs=2)
+    asked = [
+        GenerateRequest(request_id=str(i), prompt_token_ids=text, sampling=sampling, arrival_at=0.0)
+        for i, text in enumerate(texts)
+    ]
+    told: list[dict[str, TokenEvent]] = []
+    num_accepted = 0
+    for num_drafted in (0, 4):
+        core = engine(model, num_drafted=num_drafted)
+        for each in asked:
+            core.add(each)
+        events: dict[str, list[TokenEvent]] = {}
+        while core.has_work:
+            new, stats = core.step()
+            num_accepted += sum(accepted for _, accepted in stats.drafts)
+            for event in new:
+                events.setdefault(event.request_id, []).append(event)
+        told.append({name: merge(mine) for name, mine in events.items()})
+
+    assert told[0] == told[1]
+    assert num_accepted > 0
 
 
 def test_among_requests_with_other_adapters(

@@ -248,6 +248,17 @@ class Ownership(RuleBasedStateMachine):
             if not self.blocks.grow(seq):
                 seq.token_ids.pop()
 
+    @rule(seq=sequences, num_tokens=st.integers(0, 6), num_reserved=st.integers(0, 2))
+    def draft(self, seq: Sequence, num_tokens: int, num_reserved: int) -> None:
+        available = self.blocks.num_available_blocks
+        room = self.blocks.stretch(seq, num_tokens, num_reserved_blocks=num_reserved)
+        assert 0 <= room <= num_tokens
+        assert self.blocks.blocks_for(seq.num_tokens + room) <= len(seq.block_table)
+        assert self.blocks.num_available_blocks >= min(available, num_reserved)
+        self.blocks.check_integrity(each.block_table for each in self.live)
+        self.blocks.trim(seq)
+        assert self.blocks.num_available_blocks == available
+
     @rule(seq=consumes(sequences), forget=st.booleans())
     def free(self, seq: Sequence, forget: bool) -> None:
         self.blocks.free(seq, forget=forget)

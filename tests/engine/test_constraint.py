@@ -118,17 +118,17 @@ def test_the_best_of_what_is_allowed(sampling: dict[str, Any], expected: int) ->
     """Bias, penalties and filters choose among the tokens that the grammar leaves."""
     [result] = sample(row(9.0, 8.0, 1.0, 0.5)[None], [constrained(2, 3, **sampling)])
 
-    assert result.token_id == expected
+    assert result.token_ids == (expected,)
 
 
 def test_log_probabilities_are_those_of_the_model() -> None:
     """They tell what the model itself would have said: a forced token may be unlikely."""
     [result] = sample(row(9.0, 0.0)[None], [constrained(1, logprobs=1)])
 
-    assert result.logprob is not None
-    assert result.logprob.token_id == 1
-    assert result.logprob.logprob == pytest.approx(-9.0, abs=1e-3)
-    assert result.logprob.top[0][0] == 0
+    [logprob] = result.logprobs
+    assert logprob.token_id == 1
+    assert logprob.logprob == pytest.approx(-9.0, abs=1e-3)
+    assert logprob.top[0][0] == 0
 
 
 def test_a_failure_hurts_its_own_sequence() -> None:
@@ -139,7 +139,7 @@ def test_a_failure_hurts_its_own_sequence() -> None:
 
     results = sample(row(3.0, 2.0).expand(4, -1), rows)
 
-    assert [result.token_id for result in results] == [1, None, 0, None]
+    assert [result.token_ids for result in results] == [(1,), (), (0,), ()]
     assert [result.error for result in results] == [
         None,
         "it is too complex",

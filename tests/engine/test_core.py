@@ -10,7 +10,7 @@ import pytest
 
 from service.engine.batch import Batch
 from service.engine.config import EngineConfig
-from service.engine.core import NUM_FAILED_IN_A_ROW
+from service.engine.isolation import NUM_FAILED_IN_A_ROW
 from service.engine.runner_protocol import SequenceResult
 from service.engine.sequence import Sequence
 from service.errors import ConfigError, ContextLengthError, EngineError, HeadcountError, InvalidRequestError

@@ -194,7 +194,7 @@ class TestFaults:
         failed, fine = sample(logits, [sequence(**sampling), sequence(temperature=0.0)])
 
         assert failed == SequenceResult(error="The model's logits for the next token are not finite.")
-        assert fine.token_id == 2
+        assert fine.token_ids == (2,)
 
     def test_a_row_of_minus_infinity_fails(self) -> None:
         """No token has a chance."""
@@ -216,11 +216,11 @@ class TestLogprobs:
 
         [result] = sample(logits[None], [seq])
 
-        assert result.logprob is not None
-        assert result.token_id == result.logprob.token_id == 2
-        assert result.logprob.logprob == pytest.approx(math.log(0.2), abs=1e-6)
-        assert [token_id for token_id, _ in result.logprob.top] == [0, 1]
-        assert [value for _, value in result.logprob.top] == pytest.approx([math.log(0.5), math.log(0.3)], abs=1e-6)
+        [logprob] = result.logprobs
+        assert result.token_ids == (logprob.token_id,) == (2,)
+        assert logprob.logprob == pytest.approx(math.log(0.2), abs=1e-6)
+        assert [token_id for token_id, _ in logprob.top] == [0, 1]
+        assert [value for _, value in logprob.top] == pytest.approx([math.log(0.5), math.log(0.3)], abs=1e-6)
 
     @pytest.mark.parametrize(("asked", "expected"), [(0, 0), (1, 1), (20, 3)])
     def test_as_many_alternatives_as_asked_for(self, asked: int, expected: int) -> None:
@@ -247,4 +247,4 @@ class TestLogprobs:
 
     def test_none_asked_none_given(self) -> None:
         """Without `logprobs` no time is spent on them."""
-        assert sample(torch.zeros(1, 4), [sequence(temperature=0.0)])[0].logprob is None
+        assert sample(torch.zeros(1, 4), [sequence(temperature=0.0)])[0].logprobs == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,9 +17,12 @@ from tests.engine.fakes import (
     POISON,
     FakeClock,
     HistoryRunner,
+    Says,
     engine,
     expected_output,
+    next_token_id,
     output,
+    repetitive_token_id,
     request,
     run,
     steps,
@@ -149,45 +152,19 @@ class TestPreemption:
         assert sum(stats.num_preemptions for stats in all_stats) == 0
 
 
-REFERENCE_PROMPT = tuple(range(11))
-
-
-@given(
-    config=engine_configs(),
-    block_size=st.integers(1, 5),
-    num_spare_blocks=st.integers(0, 6),
-    neighbours=st.lists(token_ids(max_size=10), max_size=4),
-    warm=st.booleans(),
-)
-@settings(deadline=None, max_examples=150)
-def test_nothing_changes_the_tokens(
-    config: EngineConfig, block_size: int, num_spare_blocks: int, neighbours: list[list[int]], warm: bool
-) -> None:
-    """Chunks, blocks, preemption, prefix hits, neighbours: a request gets the tokens it gets alone."""
-    num_blocks = -(-24 // block_size) + num_spare_blocks
-    runner = HistoryRunner(num_blocks=num_blocks, block_size=block_size, max_model_len=24)
-    core = EngineCore(runner, config, FakeClock())
-    if warm:
-        run(core, request(*REFERENCE_PROMPT))
-
-    others = [request(*prompt, max_tokens=12) for prompt in neighbours]
-    mine = request(*REFERENCE_PROMPT, n=2, max_tokens=8)
-    events = run(core, *others, mine)
-
-    for index in range(2):
-        assert output(events, mine.request_id, index) == expected_output(REFERENCE_PROMPT, 8)
-    for other in others:
-        assert output(events, other.request_id) == expected_output(other.prompt_token_ids, 12)
-
-
 class Load(RuleBasedStateMachine):
     """Requests come, go and fail between random steps of a small engine."""
 
-    @initialize(config=engine_configs(), block_size=st.integers(1, 4), num_blocks=st.integers(3, 14))
-    def start(self, config: EngineConfig, block_size: int, num_blocks: int) -> None:
+    @initialize(
+        config=engine_configs(),
+        block_size=st.integers(1, 4),
+        num_blocks=st.integers(3, 14),
+        says=st.sampled_from([next_token_id, repetitive_token_id]),
+    )
+    def start(self, config: EngineConfig, block_size: int, num_blocks: int, says: Says) -> None:
         self.config = config
         self.runner = HistoryRunner(
-            num_blocks=num_blocks, block_size=block_size, max_model_len=min(24, num_blocks * block_size)
+            num_blocks=num_blocks, block_size=block_size, max_model_len=min(24, num_blocks * block_size), says=says
         )
         self.core = EngineCore(self.runner, config, FakeClock())
         self.accepted: dict[str, GenerateRequest] = {}
@@ -259,6 +236,11 @@ class Load(RuleBasedStateMachine):
         assert all(not seq.block_table and seq.num_computed_tokens == 0 for seq in self.core._scheduler._waiting)
 
     @invariant()
+    def drafts_leave_nothing_behind(self) -> None:
+        blocks = self.core._blocks
+        assert all(len(seq.block_table) <= blocks.blocks_for(seq.num_tokens) for seq in self.core._scheduler._running)
+
+    @invariant()
     def books_balance(self) -> None:
         self.core.check_integrity()
 
@@ -281,7 +263,7 @@ class Load(RuleBasedStateMachine):
         mine = [event for event in self.events if (event.request_id, event.index) == (accepted.request_id, index)]
         ends = [event.finish_reason for event in mine if event.finish_reason is not None]
         tokens = output(mine, accepted.request_id, index)
-        expected = expected_output(accepted.prompt_token_ids, accepted.sampling.max_tokens)
+        expected = expected_output(accepted.prompt_token_ids, accepted.sampling.max_tokens, self.runner.says)
         assert ends == [mine[-1].finish_reason], "exactly one terminal event, and it is the last"
         assert tokens == expected[: len(tokens)]
         assert len({event.num_prefix_hit_tokens for event in mine if event.token_ids}) <= 1

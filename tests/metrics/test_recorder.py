@@ -53,6 +53,9 @@ def test_a_step_sets_gauges_and_adds_to_counters(recorder: Recorder, engine_valu
         "prompt_tokens_cached_total": 32,
         "generation_tokens_total": 6,
         "num_preemptions_total": 2,
+        "spec_decode_num_drafts_total": 4,
+        "spec_decode_num_draft_tokens_total": 10,
+        "spec_decode_num_accepted_tokens_total": 4,
         "prefix_cache_queries_total": 60,
         "prefix_cache_hits_total": 32,
         "iteration_tokens_total_sum": 34,
@@ -62,6 +65,8 @@ def test_a_step_sets_gauges_and_adds_to_counters(recorder: Recorder, engine_valu
         "inter_token_latency_seconds_count": 4,
     }
     assert {name: engine_value(name) for name in observed} == observed
+    by_position = [engine_value("spec_decode_num_accepted_tokens_per_pos_total", position=str(i)) for i in range(5)]
+    assert by_position == [2, 2, 0, 0, None]
     assert engine_value("prompt_tokens_by_source_total", source="local_compute") == 28
     assert engine_value("prompt_tokens_by_source_total", source="local_cache_hit") == 32
 

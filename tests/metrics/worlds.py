@@ -13,6 +13,7 @@ INFO = ReplicaInfo(
     cache_dtype="bfloat16",
     prefix_caching=True,
     max_loras=4,
+    num_speculative_tokens=4,
 )
 TIMINGS = SequenceTimings(
     arrival_at=100.0,
@@ -36,6 +37,7 @@ STEP = StepStats(
     ttft_s=(2.0,),
     itl_s=(0.5, 0.25),
     finished=((FinishReason.STOP, TIMINGS),),
+    drafts=((4, 2), (1, 0)),
 )
 HTTP = HttpStats(
     handler="/v1/completions",

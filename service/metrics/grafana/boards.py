@@ -68,6 +68,7 @@ def engine() -> Dashboard:
         (
             Row("Load", _load()),
             Row("Steps", _steps()),
+            Row("Speculation", _speculation()),
             Row("Requests", _lengths()),
             Row("What runs", _versions()),
         ),
@@ -213,6 +214,20 @@ def _steps() -> tuple[Panel, ...]:
         _spread("Prefill time", catalog.PREFILL_TIME),
         _spread("Decode time", catalog.DECODE_TIME),
         _spread("Inference time", catalog.INFERENCE_TIME),
+    )
+
+
+def _speculation() -> tuple[Panel, ...]:
+    accepted = rate(catalog.ACCEPTED_TOKENS)
+    drafts, tokens = Query(rate(catalog.DRAFTS), "drafts"), Query(rate(catalog.DRAFT_TOKENS), "tokens guessed")
+    share = f"{accepted} / {rate(catalog.DRAFT_TOKENS)}"
+    per_draft = f"1 + {accepted} / {rate(catalog.DRAFTS)}"
+    positions = rate(catalog.ACCEPTED_TOKENS_BY_POSITION, "position")
+    return (
+        Panel(title="Drafts", help=catalog.DRAFTS.help, queries=(drafts, tokens), unit=Unit.PER_SECOND),
+        _line("Accepted", catalog.ACCEPTED_TOKENS.help, share, "of the tokens", Unit.RATIO),
+        _line("Tokens of a step with a draft", "Those that were right, and one more.", per_draft, "mean"),
+        _line("Accepted by position", catalog.ACCEPTED_TOKENS_BY_POSITION.help, positions, "{{position}}"),
     )
 
 
