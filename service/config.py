@@ -96,13 +96,13 @@ class Settings(BaseModel):
     max_num_seqs: int = Field(64, ge=1, le=4096, description="most sequences in a step")
     max_num_batched_tokens: int = Field(256, ge=16, le=1 << 20, description="most new tokens in a step")
     prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
-    max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
-    queue_timeout_s: float | None = Field(
-        None, gt=0, description="longest wait to be begun before a request gets 429; default: 0.8 of slo_ttft_s"
     speculation: Literal["ngram", "off"] = Field(
         "off", description="guess a sequence's next tokens by what followed its latest ones before; off: do not"
     )
     num_speculative_tokens: int = Field(4, ge=1, le=32, description="most tokens guessed for a sequence in a step")
+    max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")
+    queue_timeout_s: float | None = Field(
+        None, gt=0, description="longest wait to be begun before a request gets 429; default: 0.8 of slo_ttft_s"
     )
     heartbeat_timeout_s: float = Field(60.0, gt=0, description="a step that takes longer makes the replica unhealthy")
 
@@ -169,12 +169,12 @@ class Settings(BaseModel):
         return 0.8 * self.slo_ttft_s if self.queue_timeout_s is None else self.queue_timeout_s
 
     @property
-    def cache_path(self) -> Path:
-        return self.cache_dir.expanduser().absolute()
-    @property
     def most_drafted_tokens(self) -> int:
         return 0 if self.speculation == "off" else self.num_speculative_tokens
 
+    @property
+    def cache_path(self) -> Path:
+        return self.cache_dir.expanduser().absolute()
 
     @property
     def state_path(self) -> Path:
