@@ -35,13 +35,13 @@ from service.autoscaling.slo import Slo
 from service.bench.routers import UNBOUNDED, RoutedFleet, Weighted
 from service.bench.serving import flags_of, running_server
 from service.engine.synthetic import StepCost
+from service.fleet import weight
 
 COST = StepCost(base_s=0.2, per_sequence_s=0.01, per_prefill_token_s=1e-4, per_context_token_s=1e-7)
 SLO = Slo(ttft_s=3.0, tpot_s=0.5)
 LIMITS = EngineLimits(max_num_seqs=48, max_num_batched_tokens=512, kv_tokens=1 << 20)
 REPLICA_S_PER_MISS = 30.0
 MAX_MODEL_LEN = 32_768  # the synthetic tokenizer makes a token of each byte
-WEIGHT_PERIOD_S = 0.2  # how often a replica tells HAProxy its weight
 MAX_WAIT_S = 600.0  # the simulated fleet turns nothing away either
 WARM_UP_S = 180.0  # what the simulator's own tables leave out
 
@@ -173,7 +173,7 @@ def _simulated(rows: list[dict[str, str]], start_times_s: tuple[float, ...], max
     )
     fleet = FleetConfig(cost=COST, limits=LIMITS, slo=SLO, cold_start_s=cold_start_s, max_ongoing_requests=UNBOUNDED)
     mean = sum(request.num_prompt_tokens for request in requests) / len(requests)
-    router = Weighted(WEIGHT_PERIOD_S, mean)
+    router = Weighted(weight.PERIOD_S, mean)
     outcome = RoutedFleet(fleet, Headcount(law), router).run(Workload.of("replay", requests))
     return summarise(outcome, fleet, REPLICA_S_PER_MISS, WARM_UP_S)
 

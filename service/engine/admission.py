@@ -73,6 +73,11 @@ class Admission:
     def num_waiting(self) -> int:
         return sum(account.num_waiting for account in self._accounts.values())
 
+    @property
+    def num_prefill_left(self) -> float:
+        """Prompt tokens still to be computed, of all that is accepted by now; hits as far as they can be foreseen."""
+        return max(0.0, sum(account.num_prompt_tokens for account in self._accounts.values()) - self._num_computed)
+
     def check(self, claim: Claim, num_prompt_tokens: int | None = None) -> None:
         """Raise OverloadedError unless a request is accepted now; None where its prompt is not known yet."""
         now = self._clock()

@@ -116,6 +116,11 @@ class EngineBackend:
             heartbeat_age_s=age_s,
         )
 
+    def prompts_ahead(self) -> tuple[float, float]:
+        """Prompt tokens still to be computed, of all that is accepted by now, and those of a mean request."""
+        with self._changed:
+            return self._live.admission.num_prefill_left, self._live.admission.forecast.mean_prompt_tokens
+
     async def drain(self, timeout_s: float) -> bool:
         """Admit nothing more, finish what is accepted, then stop; whether all of it finished within `timeout_s`.
 

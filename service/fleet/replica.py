@@ -28,7 +28,7 @@ from service.fleet.brain import slo_of
 from service.fleet.environment import run_directory
 from service.fleet.replica_count import replica_count
 from service.fleet.replica_facts import info_of, limits_of
-from service.fleet.weight import teller_of_replica
+from service.fleet.weight import teller_of_replica, weight
 from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
@@ -62,8 +62,8 @@ class Replica:
         self._backend.start()
         self._state = self._api_state(settings, directory)
         self._limits = limits_of(self._engine)
-        collector = self._collector  # and not self: the teller's thread must not keep the replica alive
-        self._teller = teller_of_replica(run_directory(settings.port), lambda: collector.read(time.time()))
+        backend = self._backend  # and not self: the teller's thread must not keep the replica alive
+        self._teller = teller_of_replica(run_directory(settings.port), lambda: weight(*backend.prompts_ahead()))
         self._teller.start()
         self._start_up_s = time.monotonic() - started_at
 

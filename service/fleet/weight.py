@@ -7,27 +7,29 @@ against equal weights in docs/decisions/0005.
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import ray
 from ray import serve
 
-from service.autoscaling.signals import ReplicaStats
 from service.fleet import names
 
-PERIOD_S = 0.2
+PERIOD_S = 0.1
+AGAIN_S = 1.0  # an HAProxy that has taken the place of another may know nothing
 MAX_WEIGHT = 256  # of a server in HAProxy
 _TIMEOUT_S = 1.0
 
 
 class WeightTeller:
-    """Tells the weight on a thread of its own, from `start` to `stop`, as long as there is somebody at `haproxy`, the
-    path of its admin socket. Without an answer nothing changes: requests are shared by the weights told last."""
+    """Tells the weight when it has changed, on a thread of its own from `start` to `stop`, as long as somebody is at
+    `haproxy`, the path of its admin socket. Without an answer requests are shared by the weights told last."""
 
-    def __init__(self, haproxy: Path, server: str, read: Callable[[], ReplicaStats]) -> None:
+    def __init__(self, haproxy: Path, server: str, read: Callable[[], int]) -> None:
         self._haproxy = haproxy
         self._server = server
         self._read = read
@@ -41,14 +43,18 @@ class WeightTeller:
         self._is_stopped.set()
 
     def _run(self) -> None:
+        told, told_at = 0, -math.inf
         while not self._is_stopped.wait(PERIOD_S):
-            tell(self._haproxy, f"set server {self._server} weight {weight(self._read())}")
+            present = self._read()
+            if present != told or time.monotonic() - told_at >= AGAIN_S:
+                tell(self._haproxy, f"set server {self._server} weight {present}")
+                told, told_at = present, time.monotonic()
 
 
-def weight(stats: ReplicaStats) -> int:
+def weight(num_prefill_left: float, mean_prompt_tokens: float) -> int:
     """1 to 256: inversely as the prompt tokens that wait, and those of a mean request, which may come next."""
-    mean = max(1.0, stats.num_prompt_tokens / max(1, stats.num_requests))
-    return max(1, round(MAX_WEIGHT * mean / (mean + stats.num_prefill_left)))
+    mean = max(1.0, mean_prompt_tokens)
+    return max(1, round(MAX_WEIGHT * mean / (mean + num_prefill_left)))
 
 
 def tell(haproxy: Path, command: str) -> str:
@@ -63,7 +69,7 @@ def tell(haproxy: Path, command: str) -> str:
         return ""
 
 
-def teller_of_replica(directory: Path, read: Callable[[], ReplicaStats]) -> WeightTeller:
+def teller_of_replica(directory: Path, read: Callable[[], int]) -> WeightTeller:
     """Of this replica, to the HAProxy that `headcount serve` puts into `directory`.
 
     Elsewhere nobody listens there. There may be several nodes then, each with an HAProxy that sends to all of them, and

@@ -181,6 +181,17 @@ class TestOverload:
         assert 0.1 <= caught.value.retry_after_s <= 60
         assert tokens(again) == expected_output((9,), 4)
 
+    async def test_prompts_are_ahead_from_their_acceptance_on(self) -> None:
+        """Also while a step runs that knows nothing of them yet; in the end nothing is left."""
+        runner = GatedRunner()
+        async with serving(runner) as backend:
+            streams = [backend.generate(request(*range(10), max_tokens=1)) for _ in range(3)]
+            assert backend.prompts_ahead()[0] == 30
+            runner.free_run()
+            for stream in streams:
+                await read(stream)
+            assert backend.prompts_ahead()[0] == 0
+
     async def test_an_idle_engine_takes_any_n(self) -> None:
         """More choices than places are served one after the other."""
         async with serving(HistoryRunner(), max_waiting=0) as backend:

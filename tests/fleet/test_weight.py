@@ -4,48 +4,41 @@ from __future__ import annotations
 
 import socket
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.autoscaling.signals import ReplicaStats
 from service.fleet.environment import run_directory
 from service.fleet.weight import MAX_WEIGHT, WeightTeller, tell, weight
 from tests.fleet.server_process import ServerProcess, eventually
 
-IDLE = ReplicaStats.idle(at=0.0)
-
 
 def test_an_idle_replica_has_the_whole_weight() -> None:
     """Whatever it did before, and before it did anything."""
-    assert weight(IDLE) == MAX_WEIGHT
-    assert weight(replace(IDLE, num_requests=3, num_prompt_tokens=3000)) == MAX_WEIGHT
+    assert weight(0.0, 0.0) == weight(0.0, 1000.0) == MAX_WEIGHT
 
 
 def test_a_prompt_of_mean_length_that_waits_halves_it() -> None:
     """One request's tokens wait: another one would be served second."""
-    stats = replace(IDLE, num_requests=10, num_prompt_tokens=10_000, num_prefill_left=1000)
-    assert weight(stats) == MAX_WEIGHT // 2
+    assert weight(1000.0, 1000.0) == MAX_WEIGHT // 2
 
 
-@given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**6), st.integers(0, 10**9))
-def test_more_waiting_tokens_never_weigh_more(left: int, more: int, num_requests: int, num_tokens: int) -> None:
+@given(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 1e9))
+def test_more_waiting_tokens_never_weigh_more(left: float, more: float, mean: float) -> None:
     """And every weight is one that HAProxy takes, and that does not take the replica out."""
-    stats = replace(IDLE, num_requests=num_requests, num_prompt_tokens=num_tokens, num_prefill_left=left)
-    heavier = replace(stats, num_prefill_left=left + more)
-    assert 1 <= weight(heavier) <= weight(stats) <= MAX_WEIGHT
+    assert 1 <= weight(left + more, mean) <= weight(left, mean) <= MAX_WEIGHT
 
 
-def test_it_is_told_again_and_again_until_stopped(tmp_path: Path) -> None:
+def test_it_is_told_when_it_changes_and_now_and_then(tmp_path: Path) -> None:
     """One command in each connection, as HAProxy's admin socket wants it; a connection that breaks changes nothing."""
+    weights = iter([7, 7, 7, 8])
     heard: list[str] = []
     with socket.socket(socket.AF_UNIX) as haproxy:
         haproxy.bind(str(tmp_path / "admin.sock"))
         haproxy.listen()
-        teller = WeightTeller(tmp_path / "admin.sock", "http-headcount/SERVE_REPLICA_x", lambda: IDLE)
+        teller = WeightTeller(tmp_path / "admin.sock", "http-headcount/SERVE_REPLICA_x", lambda: next(weights, 8))
         teller.start()
         for answer in (b"", b"\n", b"\n"):
             connection, _ = haproxy.accept()
@@ -53,7 +46,11 @@ def test_it_is_told_again_and_again_until_stopped(tmp_path: Path) -> None:
                 heard.append(connection.recv(4096).decode())
                 connection.sendall(answer)
         teller.stop()
-    assert heard == [f"set server http-headcount/SERVE_REPLICA_x weight {MAX_WEIGHT}\n"] * 3
+    assert [line.removeprefix("set server http-headcount/SERVE_REPLICA_x weight ") for line in heard] == [
+        "7\n",
+        "8\n",
+        "8\n",
+    ]
     eventually(lambda: not any(thread.name == "weight" for thread in threading.enumerate()))
 
 
