@@ -79,6 +79,9 @@ class Settings(BaseModel):
         Faults(), description="what goes wrong with it on purpose, as JSON: shares of requests"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the CPU has it")
+    quantization: Literal["none", "int8", "int4"] = Field(
+        "none", description="bits of the weights in linear layers, on a CPU; a GGUF's own groups are kept as they are"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(
         0, ge=0, le=1024, description="compute threads of a replica; 0: all cores, shared by the replicas"

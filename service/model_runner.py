@@ -65,16 +65,20 @@ def adapter_reader(runner: ModelRunner, max_rank: int) -> Callable[[Path, str], 
 def expected_step_cost(runner: ModelRunner) -> StepCost:
     """What a step should cost before any has run: a guess from the size of the model, for the autoscaler's start."""
     num_weights = sum(linear.num_weights for linear in runner.model.linears)
-    return _prior(num_weights, runner.model.dtype, runner.model.device)
+    num_bytes = sum(linear.num_bytes for linear in runner.model.linears)
+    return _prior(num_weights, num_bytes, runner.model.device)
 
 
 def load_encoder_model(settings: Settings, path: Path) -> tuple[EmbeddingModel, StepCost]:
     """The encoder in `path`, and what it should cost. Raises ModelError."""
+    if settings.quantization != "none":
+        raise ConfigError("quantization is for models that generate text: leave it out for an encoder.")
     _set_threads(settings)
     device = torch.device(_device(settings))
     dtype = torch.float32 if settings.dtype == "auto" else DTYPES[settings.dtype]
     config = read_encoder_config(path)
-    return load_encoder(path, dtype=dtype, device=device), _prior(config.num_weights, dtype, device)
+    cost = _prior(config.num_weights, config.num_weights * dtype.itemsize, device)
+    return load_encoder(path, dtype=dtype, device=device), cost
 
 
 def _set_threads(settings: Settings) -> None:
@@ -87,11 +91,11 @@ def _device(settings: Settings) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _prior(num_weights: int, dtype: torch.dtype, device: torch.device) -> StepCost:
+def _prior(num_weights: int, num_bytes: int, device: torch.device) -> StepCost:
     is_cpu = device.type == "cpu"
     return prior_of_model(
         num_parameters=num_weights,
-        weight_bytes=num_weights * dtype.itemsize,
+        weight_bytes=num_bytes,
         bytes_per_s=CPU_BYTES_PER_S if is_cpu else CUDA_BYTES_PER_S,
         flops_per_s=CPU_FLOPS if is_cpu else CUDA_FLOPS,
     )
@@ -101,6 +105,7 @@ def _load_model(settings: Settings, path: Path) -> Transformer:
     return load_model(
         path,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         device=_device(settings),
         cache_dir=settings.cache_path,
         block_size=settings.block_size,

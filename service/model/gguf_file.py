@@ -1,4 +1,7 @@
-"""The tensors of a GGUF file, dequantised by the `gguf` package and checked against the end of the file before that."""
+"""The tensors of a GGUF file, checked against its end: as numbers (by the `gguf` package), or in their groups.
+
+Layout of the groups: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
@@ -14,6 +18,10 @@ from torch import Tensor
 
 from service.errors import UnsupportedModelError
 from service.gguf_header import TensorEntry, damaged_file, map_gguf, read_header
+from service.model.panels import GROUP, ZERO_CODE, Groups, QuantizedFormat
+
+Kind = GGMLQuantizationType
+KINDS: dict[QuantizedFormat, tuple[Kind, ...]] = {"int8": (Kind.Q8_0,), "int4": (Kind.Q4_0, Kind.Q4_1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +57,31 @@ class GGUFFile:
     def read(self, name: str) -> Tensor:
         """The tensor as float32, dequantised, in memory of its own."""
         info = self._tensors[name]
-        raw = np.frombuffer(self._data, np.uint8, info.num_bytes, info.offset)
-        rows = raw.reshape(*info.shape[:-1], -1)
         try:
-            values = dequantize(rows, info.kind)
+            values = dequantize(self._rows(info), info.kind)
         except NotImplementedError as error:
             message = f"{self._path}: tensor {name} has type {info.kind.name}, which is not supported."
             raise UnsupportedModelError(message) from error
         return torch.from_numpy(np.require(values, np.float32, ["W"])).view(info.shape)  # W: a copy of what is mapped
+
+    def read_groups(self, name: str, format_: QuantizedFormat) -> Groups | None:
+        """The matrix as it is kept, if that is in such groups."""
+        info = self._tensors[name]
+        if info.kind not in KINDS[format_]:
+            return None
+        block_bytes = GGML_QUANT_SIZES[info.kind][1]
+        blocks = torch.from_numpy(self._rows(info).copy()).view(info.shape[0], -1, block_bytes)
+        num_codes = GROUP if format_ == "int8" else GROUP // 2
+        numbers = blocks[:, :, :-num_codes].contiguous().view(torch.float16)
+        scales, codes = numbers[:, :, 0], blocks[:, :, -num_codes:]
+        if info.kind == Kind.Q8_0:
+            return Groups((codes ^ ZERO_CODE).flatten(1), scales, None)  # two's complement, 128 added
+        halves = torch.cat([codes & 15, codes >> 4], dim=2).flatten(1)
+        return Groups(halves, scales, numbers[:, :, 1] if info.kind == Kind.Q4_1 else scales * -8)
+
+    def _rows(self, info: _TensorInfo) -> npt.NDArray[np.uint8]:
+        raw = np.frombuffer(self._data, np.uint8, info.num_bytes, info.offset)
+        return raw.reshape(*info.shape[:-1], -1)
 
     def _locate(self, name: str, entry: TensorEntry, data_start: int) -> _TensorInfo:
         try:

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <immintrin.h>
+#include "parallel.h"
 
 #define LANES 16         // floats in a vector, and tokens in a KV block
 #define MAX_ROWS 64      // query rows (tokens x heads of one KV head) of a work item
@@ -25,9 +26,6 @@ typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
 
 enum dtype { F32 = 0, BF16 = 1 };
-
-// PyTorch's own OpenMP runtime (libgomp), so that both share one thread pool.
-extern void GOMP_parallel(void (*body)(void *), void *data, unsigned num_threads, unsigned flags);
 
 INLINE vec splat(float x) { return x - (vec){0}; }
 
@@ -110,29 +108,6 @@ INLINE vec exp_nonpositive(vec x) {
     ivec tiny = x < -87.0f;
     ivec exponent = (__builtin_convertvector(blend(tiny, splat(0), n), ivec) + 127) << 23;
     return blend(tiny, splat(0), p * (vec)exponent);
-}
-
-// ---------------------------------------------------------------------------------------------- parallel for
-
-struct loop {
-    void (*body)(void *args, int64_t i);
-    void *args;
-    int64_t count;
-    int64_t next;
-};
-
-static void run_loop(void *data) {
-    struct loop *loop = data;
-    int64_t i;
-    while ((i = __atomic_fetch_add(&loop->next, 1, __ATOMIC_RELAXED)) < loop->count) loop->body(loop->args, i);
-}
-
-static void parallel_for(int64_t count, void *args, void (*body)(void *, int64_t), int worth_threads) {
-    struct loop loop = {body, args, count, 0};
-    if (count > 1 && worth_threads)
-        GOMP_parallel(run_loop, &loop, 0, 0);
-    else
-        run_loop(&loop);
 }
 
 // ---------------------------------------------------------------------------------------------- attention

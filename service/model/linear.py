@@ -1,10 +1,11 @@
-"""Linear layers: oneDNN-packed on CPU, plain elsewhere.
+"""Linear layers: our own packed weights where there are kernels for them, else oneDNN's on a CPU, else plain.
 
-Packing (a blocked, vector-friendly copy of the weight) made decode at batch 1 of the default model 2.7 times faster
-than `torch.nn.functional.linear` and keeps the bits of a row the same for any number of rows ≥ 2; with one row oneDNN
-may split the sum between threads, so a lone row is computed as two (docs/decisions/0002).
+oneDNN's packing (a blocked, vector-friendly copy of the weight) made decode at batch 1 of the default model 2.7 times
+faster than `torch.nn.functional.linear` and keeps the bits of a row the same for any number of rows ≥ 2; with one row
+oneDNN may split the sum between threads, so a lone row is computed as two (docs/decisions/0002).
 
-A packed weight would be a private copy in every replica. `share_packed` puts it into a file and maps the file over the
+Our own packed weights are mapped from a file as they are (`service.model.panels`). One of oneDNN's would be a private
+copy in every replica: `share_packed` puts it into a file and maps the file over the
 buffer, page by page, after checking that the bytes are the same: replicas of a node share the page cache's one copy.
 """
 
@@ -22,6 +23,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from service.model.native_linear import NativeWeight
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,12 @@ class Linear:
     Adapters know it by its `name`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, name: str = "") -> None:
+    def __init__(self, weight: Tensor | NativeWeight, bias: Tensor | None = None, *, name: str = "") -> None:
         self.name = name
         self.bias = bias
         self.num_weights = weight.numel()
-        on_cpu = weight.device.type == "cpu"
-        has_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self.is_packed = on_cpu and has_mkldnn and weight.dtype in PACKABLE
+        self.num_bytes = weight.nbytes
+        self.is_packed = _is_for_onednn(weight)
         self.weight = weight
         if self.is_packed:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_FOR_ROWS)  # noqa: SLF001
@@ -66,11 +68,20 @@ class Linear:
         return y
 
     def _product(self, x: Tensor) -> Tensor:
+        if isinstance(self.weight, NativeWeight):
+            return self.weight.product(x, self.bias)
         if not self.is_packed:
             return functional.linear(x, self.weight, self.bias)
         if x.shape[0] == 1:
             return self._multiply(x.expand(2, -1).contiguous(), self.weight, self.bias, "none", [], "")[:1]
         return self._multiply(x, self.weight, self.bias, "none", [], "")
+
+
+def _is_for_onednn(weight: Tensor | NativeWeight) -> bool:
+    if isinstance(weight, NativeWeight):
+        return False
+    has_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_mkldnn and weight.device.type == "cpu" and weight.dtype in PACKABLE
 
 
 @contextmanager

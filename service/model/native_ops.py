@@ -220,5 +220,5 @@ def choose_ops(
         and head_dim <= MAX_HEAD_DIM
         and heads_per_kv_head * QUERY_TILE <= MAX_ROWS
     )
-    library = native_build.load(cache_dir) if covered else None
+    library = native_build.load(native_build.OPERATORS, cache_dir) if covered else None
     return TorchOps() if library is None else NativeOps(library, dtype)

@@ -1,11 +1,11 @@
-"""Prepared weights: a model's weights as it runs them (fused, in the runtime dtype), written once and mapped ever
-after.
+"""Prepared weights: a model's weights as it runs them (fused, packed, in the runtime dtype), written once and mapped
+ever after.
 
     <cache_dir>/prepared/<key>/weights.safetensors
 
 Replicas of a node map the same file, so its pages are in memory once (clean pages of the page cache). The key covers
 all that the content depends on: the source files (name, size, modification time in whole seconds, which is what image
-layers and archives keep, and samples of what is in them), the dtype and LAYOUT_VERSION.
+layers and archives keep, and samples of what is in them), the dtype, the quantization and LAYOUT_VERSION.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,21 +24,23 @@ from torch import Tensor
 
 from service.errors import ModelError
 from service.model.storage import filling
-from service.model.weights import Checkpoint, weight_dtype
+from service.model.stored import Quantization, StoredWeight, stored_weights
+from service.model.weights import Checkpoint, TensorSource
 
-LAYOUT_VERSION = 1  # raise it when names, fusing or order of `weights.Checkpoint.weights` change
+LAYOUT_VERSION = 2  # raise it when names, order, fusing or packing of `stored_weights` change
 WEIGHTS = "weights.safetensors"
 NUM_SAMPLES, SAMPLE_BYTES = 32, 4096
 ALIGNMENT = 64  # bytes: a cache line
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
-def prepare(checkpoint: Checkpoint, *, dtype: torch.dtype, cache_dir: Path) -> Path:
+def prepare(checkpoint: Checkpoint, *, dtype: torch.dtype, quantization: Quantization, cache_dir: Path) -> Path:
     """The directory of the prepared weights, made if absent. Raises StartupError if the cache cannot hold it."""
-    target = cache_dir / "prepared" / _key(checkpoint, dtype)
-    with filling(target, checkpoint.weight_bytes(dtype)) as staging:
+    target = cache_dir / "prepared" / _key(checkpoint, dtype, quantization)
+    stored = stored_weights(checkpoint, dtype, quantization)
+    with filling(target, sum(weight.num_bytes for weight in stored.values())) as staging:
         if staging is not None:
-            _write(staging / WEIGHTS, checkpoint, dtype)
+            _write(staging / WEIGHTS, stored, checkpoint.source)
     return target
 
 
@@ -49,8 +52,8 @@ def map_weights(directory: Path) -> dict[str, Tensor]:
         raise ModelError(f"The weights in {directory} are damaged ({error}): delete that directory.") from error
 
 
-def _key(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
-    identity = [LAYOUT_VERSION, str(dtype), repr(checkpoint.config)]
+def _key(checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization) -> str:
+    identity = [LAYOUT_VERSION, str(dtype), quantization, repr(checkpoint.config)]
     for file in checkpoint.files:
         stat = file.stat()
         identity += [file.name, stat.st_size, int(stat.st_mtime), _samples(file, stat.st_size)]
@@ -67,20 +70,21 @@ def _samples(file: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+def _write(path: Path, weights: Mapping[str, StoredWeight], source: TensorSource) -> None:
     """The safetensors format, weight by weight: the library's own writer wants all of them in memory at once."""
     entries: dict[str, dict[str, object]] = {}
     end = 0
-    for name, shape in checkpoint.shapes().items():
-        kind = weight_dtype(name, dtype)
-        start, end = end, end + shape.numel() * kind.itemsize
-        entries[name] = {"dtype": DTYPE_NAMES[kind], "shape": list(shape), "data_offsets": [start, end]}
+    for name, weight in weights.items():
+        start, end = end, end + weight.num_bytes
+        kind, shape = DTYPE_NAMES[weight.stored_dtype], list(weight.stored_shape)
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     header = json.dumps(entries).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
-        for name, tensor in checkpoint.weights(dtype):
-            assert list(tensor.shape) == entries[name]["shape"]
-            file.write(tensor.flatten().view(torch.uint8).numpy().data)
+        for weight in weights.values():
+            stored = weight.read(source)
+            assert stored.shape == weight.stored_shape
+            file.write(stored.flatten().view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())  # else a crash could leave a cut file under the final name

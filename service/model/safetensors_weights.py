@@ -14,6 +14,7 @@ from service.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from service.json_object import read_json_object
 from service.model.architecture import ModelConfig
 from service.model.hf_config import config_from_hf
+from service.model.panels import Groups, QuantizedFormat
 from service.model.recipe import TensorNames, build_recipe
 from service.model.weights import Checkpoint
 
@@ -108,6 +109,9 @@ class SafetensorsSource:
             raise UnsupportedModelError(f"The tensor {name} has type {kind}; supported are {supported}.")
         tensor: Tensor = self._open[name].get_tensor(name)
         return tensor
+
+    def read_groups(self, name: str, format_: QuantizedFormat) -> Groups | None:  # noqa: ARG002
+        return None
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@
 
 The residual is kept apart from the last block's output (`delta`): the norm that follows adds one to the other in the
 same pass. T tokens, H heads, G KV heads (G divides H, each serves H / G heads), D head_dim. Every operator computes a
-token's result with the same bits whatever tokens are beside it (P1). Names of weights: `service.model.weights`.
+token's result with the same bits whatever tokens are beside it (P1). Names of weights: `service.model.recipe`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,16 @@ from service.model.ops import Ops
 from service.model.rotary import Rotary
 
 Weights = Mapping[str, Tensor]
+Linears = Mapping[str, Linear]
 Rotation = tuple[Tensor, Tensor] | None
-
-
-def _linear(weights: Weights, name: str) -> Linear:
-    return Linear(weights[f"{name}.weight"], weights.get(f"{name}.bias"), name=name)
 
 
 class MultiHeadAttention:
     """Grouped-query attention: https://arxiv.org/abs/2305.13245. With G = H it is the original multi-head attention."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: Ops) -> None:
-        self.qkv = _linear(weights, f"{prefix}.qkv")
-        self.o = _linear(weights, f"{prefix}.o")
+    def __init__(self, config: ModelConfig, weights: Weights, linears: Linears, prefix: str, ops: Ops) -> None:
+        self.qkv = linears[f"{prefix}.qkv"]
+        self.o = linears[f"{prefix}.o"]
         self._ops = ops
         self._num_heads, self._head_dim, self._norm_eps = config.num_heads, config.head_dim, config.norm_eps
         self._scale = config.head_dim**-0.5
@@ -67,9 +64,9 @@ class MultiHeadAttention:
 class GatedMLP:
     """down(silu(gate(x)) * up(x)): https://arxiv.org/abs/2002.05202. Gate and up are one matrix."""
 
-    def __init__(self, weights: Weights, prefix: str, ops: Ops) -> None:
-        self.gate_up = _linear(weights, f"{prefix}.gate_up")
-        self.down = _linear(weights, f"{prefix}.down")
+    def __init__(self, linears: Linears, prefix: str, ops: Ops) -> None:
+        self.gate_up = linears[f"{prefix}.gate_up"]
+        self.down = linears[f"{prefix}.down"]
         self._ops = ops
 
     def __call__(self, x: Tensor, lora: Additions | None) -> Tensor:
@@ -79,9 +76,9 @@ class GatedMLP:
 class MLP:
     """down(activation(up(x)))."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str) -> None:
-        self.up = _linear(weights, f"{prefix}.up")
-        self.down = _linear(weights, f"{prefix}.down")
+    def __init__(self, config: ModelConfig, linears: Linears, prefix: str) -> None:
+        self.up = linears[f"{prefix}.up"]
+        self.down = linears[f"{prefix}.down"]
         self._activation = gelu if config.activation == "gelu" else gelu_tanh
 
     def __call__(self, x: Tensor, lora: Additions | None) -> Tensor:
@@ -91,11 +88,11 @@ class MLP:
 class Layer:
     """Attention, then MLP, each on the norm of the residual."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, linears: Linears, prefix: str, ops: Ops) -> None:
         self._attention_norm = norm(config, weights, f"{prefix}.attention_norm", ops)
-        self.attention = MultiHeadAttention(config, weights, prefix, ops)
+        self.attention = MultiHeadAttention(config, weights, linears, prefix, ops)
         self._mlp_norm = norm(config, weights, f"{prefix}.mlp_norm", ops)
-        self.mlp = GatedMLP(weights, prefix, ops) if config.gated_mlp else MLP(config, weights, prefix)
+        self.mlp = GatedMLP(linears, prefix, ops) if config.gated_mlp else MLP(config, linears, prefix)
 
     def __call__(
         self, residual: Tensor, delta: Tensor | None, rotation: Rotation, cache: LayerCache, inputs: ModelInputs
@@ -106,9 +103,12 @@ class Layer:
 
 
 class Transformer:
-    """A loaded model. `weights` are named as in `service.model.weights`, of one dtype, on one device."""
+    """A loaded model. `weights` and `linears` are named as in `service.model.recipe`, of one dtype, on one device.
 
-    def __init__(self, config: ModelConfig, weights: Weights, *, ops: Ops, block_size: int) -> None:
+    `linears` are all that it has, in a fixed order.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights, linears: Linears, *, ops: Ops, block_size: int) -> None:
         self.config = config
         self.block_size = block_size
         self.ops = ops
@@ -119,19 +119,10 @@ class Transformer:
         if config.rope is not None:
             factors = weights.get("rope_factors.weight")
             self._rotary = Rotary(config.rope, config.head_dim, frequency_factors=factors, device=self.device)
-        self._layers = tuple(Layer(config, weights, f"layers.{i}", ops) for i in range(config.num_layers))
+        self.linears = tuple(linears.values())
+        self._layers = tuple(Layer(config, weights, linears, f"layers.{i}", ops) for i in range(config.num_layers))
         self._final_norm = norm(config, weights, "final_norm", ops)
-        head = "embedding" if config.tie_word_embeddings else "lm_head"
-        self._lm_head = Linear(weights[f"{head}.weight"])
-
-    @property
-    def linears(self) -> tuple[Linear, ...]:
-        """Every linear layer, in a fixed order."""
-        layers = []
-        for layer in self._layers:
-            into = layer.mlp.gate_up if isinstance(layer.mlp, GatedMLP) else layer.mlp.up
-            layers += [layer.attention.qkv, layer.attention.o, into, layer.mlp.down]
-        return (*layers, self._lm_head)
+        self._lm_head = linears["lm_head"]
 
     def new_kv_cache(self, num_blocks: int) -> KVCache:
         """An empty cache of `num_blocks` blocks for this model."""

@@ -1,8 +1,8 @@
-"""A model's files, opened and checked: what they hold, and our weights made from them one after the other."""
+"""A model's files, opened and checked: what they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from service.errors import ModelError
 from service.model.architecture import ModelConfig
-from service.model.recipe import FREQUENCY_FACTORS, Recipe
+from service.model.panels import Groups, QuantizedFormat
+from service.model.recipe import Recipe
 
 
 class TensorSource(Protocol):
@@ -26,6 +27,9 @@ class TensorSource(Protocol):
     def read(self, name: str) -> Tensor:
         """The tensor on the CPU, in any floating-point dtype. Raises UnsupportedModelError for an unreadable type."""
 
+    def read_groups(self, name: str, format_: QuantizedFormat) -> Groups | None:
+        """The matrix as it is kept, if that is in such groups: nothing is rounded."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -35,9 +39,6 @@ class Checkpoint:
     source: TensorSource
     recipe: Recipe
     files: tuple[Path, ...]
-
-    def weight_bytes(self, dtype: torch.dtype) -> int:
-        return sum(shape.numel() * weight_dtype(name, dtype).itemsize for name, shape in self.shapes().items())
 
     def shapes(self) -> dict[str, torch.Size]:
         """Our weights: name -> shape."""
@@ -63,15 +64,3 @@ class Checkpoint:
                 f"{where} has the tensor {unexpected[0]}, which {self.config.architecture} does not use"
                 f" ({len(unexpected)} such): running without it would give wrong answers."
             )
-
-    def weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-        """Our weights one after the other, contiguous, in their runtime dtype; only one is in memory at a time."""
-        for name, parts in self.recipe.items():
-            target = weight_dtype(name, dtype)
-            pieces = [part.restore(self.source.read(part.name)).to(target) for part in parts]
-            yield name, (torch.cat(pieces) if len(pieces) > 1 else pieces[0].contiguous())
-
-
-def weight_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """What `name` is kept in when the model runs in `dtype`."""
-    return torch.float32 if name == FREQUENCY_FACTORS else dtype

@@ -12,6 +12,7 @@ from torch import Tensor
 from service.model.architecture import ModelConfig
 from service.model.hf_config import config_from_hf
 from service.model.kv_cache import KVCache
+from service.model.panels import Groups, QuantizedFormat
 from service.model.recipe import build_recipe
 from service.model.safetensors_weights import LLAMA_NAMES
 from service.model.weights import Checkpoint
@@ -80,6 +81,9 @@ class NoTensors:
     def read(self, name: str) -> Tensor:
         raise KeyError(name)
 
+    def read_groups(self, name: str, format_: QuantizedFormat) -> Groups | None:
+        raise KeyError(name)
+
 
 def table() -> str:
     """Markdown: weights in bfloat16, bytes of keys and values for a token, and what a replica's pod should ask for."""
@@ -100,7 +104,7 @@ def table() -> str:
 
 def _weight_bytes(config: ModelConfig) -> int:
     checkpoint = Checkpoint(config=config, source=NoTensors(), recipe=build_recipe(config, LLAMA_NAMES), files=())
-    return checkpoint.weight_bytes(torch.bfloat16)
+    return sum(shape.numel() for shape in checkpoint.shapes().values()) * torch.bfloat16.itemsize
 
 
 def _kv_bytes(config: ModelConfig) -> int:

@@ -15,6 +15,7 @@ from service.model.gguf_weights import open_gguf
 from service.model.loader import load_model
 from service.model.recipe import Recipe
 from service.model.safetensors_weights import LLAMA_NAMES
+from service.model.stored import stored_weights
 from service.model.weights import Checkpoint
 from tests.model.tiny_models import Bench
 
@@ -69,10 +70,10 @@ def unfused(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The weights under transformers' names: every fused one cut at the sizes of its parts."""
     recipe: Recipe = checkpoint.recipe
     state = {}
-    for name, tensor in checkpoint.weights(torch.float32):
+    for name, stored in stored_weights(checkpoint, torch.float32, "none").items():
         prefix, layer, module = name.rpartition(".")[0].rpartition(".")[0], name.split(".")[1], name.split(".")[-2]
         theirs = LLAMA_NAMES.layer[module] if prefix else (LLAMA_NAMES.model[module],)
-        pieces = torch.split(tensor, [part.shape[0] for part in recipe[name]])
+        pieces = torch.split(stored.read(checkpoint.source), [part.shape[0] for part in recipe[name]])
         for their_name, piece in zip(theirs, pieces, strict=True):
             state[f"{their_name.format(i=layer)}.weight"] = piece
     return state

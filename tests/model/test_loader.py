@@ -95,12 +95,12 @@ def test_packed_weights_go_elsewhere_when_the_cache_takes_none(
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    prepare_portable(directory, dtype="bfloat16", cache_dir=tmp_path)
+    prepare_portable(directory, dtype="float32", cache_dir=tmp_path)
     (prepared,) = (path for path in tmp_path.glob("prepared/*") if path.is_dir())
     name = f"packed-{torch.__version__}-{torch.get_num_threads()}.bin"
     (prepared / f"{name}.lock").mkdir()  # nobody, not even root, can open it for writing
 
-    load_model(directory, dtype="bfloat16", device="cpu", cache_dir=tmp_path)
+    load_model(directory, dtype="float32", device="cpu", cache_dir=tmp_path)
     own = temporary / f"headcount-{os.getuid()}-packed"
     assert [path.name for path in own.glob("*.bin")] == [f"{prepared.name}-{name}"]
     assert own.stat().st_mode & 0o77 == 0
@@ -110,5 +110,5 @@ def test_packed_weights_go_elsewhere_when_the_cache_takes_none(
         path.unlink()
     own.rmdir()
     own.write_text("in the way")
-    load_model(directory, dtype="bfloat16", device="cpu", cache_dir=tmp_path)
+    load_model(directory, dtype="float32", device="cpu", cache_dir=tmp_path)
     assert "Packed weights could not be shared: every replica keeps its own copy." in caplog.text

@@ -10,18 +10,18 @@ import torch
 from gguf import GGMLQuantizationType as Q
 from torch.testing import assert_close
 
-from service.model.loader import DtypeName, load_model
 from service.model.transformer import Transformer
 from tests.model.adapters import merge, modules_of, read, write_adapter
 from tests.model.gguf_files import quantized_in_place, write_gguf
+from tests.model.precisions import PRECISIONS, Precision, load_as
 from tests.model.test_transformer import CONFIGS, PROMPT
 from tests.model.tiny_models import Bench, configs, random_model, reference_logits, saved, tokens
 
 CASES = ["llama", "llama-mqa", "llama-biases", "llama-odd-sizes", "mistral-window", "qwen2", "qwen3", "gpt2"]
 
 
-def load(path: Path, cache: Path, dtype: DtypeName = "float32") -> Transformer:
-    return load_model(path, dtype=dtype, device="cpu", cache_dir=cache)
+def load(path: Path, cache: Path) -> Transformer:
+    return load_as("float32", path, cache)
 
 
 @pytest.mark.parametrize("use_rslora", [False, True])
@@ -72,12 +72,14 @@ def test_an_adapter_beside_a_gguf_model(name: str, tmp_path: Path, model_cache: 
     assert_close(logits, reference_logits(reference, PROMPT), rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_a_mixed_batch_does_not_change_a_bit(name: str, dtype: DtypeName, tmp_path: Path, model_cache: Path) -> None:
+def test_a_mixed_batch_does_not_change_a_bit(
+    name: str, precision: Precision, tmp_path: Path, model_cache: Path
+) -> None:
     """Beside others with the same adapter, other ones of other ranks, or none, each has the bits it has alone."""
     reference = random_model(CONFIGS[name])
-    model = load(saved(reference, tmp_path / "base"), model_cache, dtype)
+    model = load_as(precision, saved(reference, tmp_path / "base"), model_cache)
     modules = modules_of(reference)
     adapters = [
         None,

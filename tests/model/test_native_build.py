@@ -37,14 +37,14 @@ def test_an_older_processor_does_without(tmp_path: Path, caplog: pytest.LogCaptu
     """Where an instruction is missing nothing is built or loaded, and one line names what is missing."""
     caplog.set_level(logging.INFO)
     old = cpuinfo(tmp_path / "cpuinfo", "avx2", "fma", "avx512f", "avx512bw", "avx512dq")
-    assert native_build.load(tmp_path, old) is None
+    assert native_build.load(native_build.OPERATORS, tmp_path, old) is None
     assert caplog.messages == ["This processor has no avx512vl: plain PyTorch operators."]
     assert not (tmp_path / "native").exists()
 
 
 def test_what_is_not_known_of_a_processor_it_has_not(tmp_path: Path) -> None:
     """Without /proc/cpuinfo no instruction is taken for granted."""
-    assert native_build.load(tmp_path, tmp_path / "nowhere") is None
+    assert native_build.load(native_build.OPERATORS, tmp_path, tmp_path / "nowhere") is None
 
 
 def test_a_library_built_elsewhere_needs_no_compiler(
@@ -61,17 +61,18 @@ def test_a_library_built_elsewhere_needs_no_compiler(
 
 
 def test_a_library_that_was_installed_with_the_code_serves_any_cache(
-    model_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    model_cache: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A volume in place of an image's own cache does not take the kernels away."""
     if native_build.find_compiler() is None:
         pytest.skip("no C compiler here")
-    source = tmp_path / "kernels.c"
-    shutil.copy(native_build.SOURCE, source)
-    installed = shutil.copy(native_build.build(model_cache), tmp_path)
-    monkeypatch.setattr(native_build, "SOURCE", source)
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    for file in (*native_build.FOLDER.glob("*.c"), native_build.FOLDER / native_build.HEADER):
+        shutil.copy(file, folder)
+    installed = tuple(Path(shutil.copy(library, folder)) for library in native_build.build(model_cache))
     request.getfixturevalue("bare_path")
-    assert native_build.build(tmp_path / "volume") == Path(installed)
+    assert native_build.build(tmp_path / "volume", folder) == installed
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,8 @@ def test_a_build_that_fails_is_one_line(
         (bare_path / "cc").chmod(0o755)
     with pytest.raises(StartupError, match=said):
         native_build.build(tmp_path)
-    assert native_build.load(tmp_path, cpuinfo(tmp_path / "cpuinfo", *native_build.FEATURES)) is None
+    processor = cpuinfo(tmp_path / "cpuinfo", *native_build.LINEAR.features)
+    assert native_build.load(native_build.LINEAR, tmp_path, processor) is None
     (message,) = caplog.messages
     assert said in message
-    assert message.endswith("Plain PyTorch operators are used, slower.")
+    assert message.endswith("This is slower: PyTorch's linear layers.")

@@ -30,7 +30,7 @@ SHAPES = [(9, 3, 64), (4, 4, 32), (8, 1, 128)]
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Callable[[torch.dtype], Ops]:
-    library = native_build.load(tmp_path_factory.mktemp("native"))
+    library = native_build.load(native_build.OPERATORS, tmp_path_factory.mktemp("native"))
     if library is None:
         pytest.skip("no C compiler here: the native kernels cannot be built")
     return lambda dtype: NativeOps(library, dtype)

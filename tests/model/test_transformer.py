@@ -13,8 +13,8 @@ from transformers import GPT2Config, LlamaConfig, Qwen3Config
 
 from service.model.attention import SequenceSpan
 from service.model.inputs import ModelInputs
-from service.model.loader import DtypeName, load_model
 from service.model.transformer import Transformer
+from tests.model.precisions import PRECISIONS, Precision, load_as
 from tests.model.strategies import chunkings
 from tests.model.tiny_models import SIZES, Bench, random_model, saved, tokens
 
@@ -26,23 +26,23 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES, head_dim=32),
     "gpt2": GPT2Config(vocab_size=96, n_positions=128, n_embd=64, n_layer=2, n_head=4, n_inner=1000),
 }
-Make = Callable[[str, DtypeName], Transformer]
+Make = Callable[[str, Precision], Transformer]
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Make:
-    def load(name: str, dtype: DtypeName) -> Transformer:
+    def load(name: str, precision: Precision) -> Transformer:
         path = saved(random_model(CONFIGS[name]), tmp_path_factory.mktemp(name))
-        return load_model(path, dtype=dtype, device="cpu", cache_dir=model_cache)
+        return load_as(precision, path, model_cache)
 
     return load
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_neighbours_do_not_change_a_bit(make: Make, name: str, dtype: DtypeName) -> None:
+def test_neighbours_do_not_change_a_bit(make: Make, name: str, precision: Precision) -> None:
     """A sequence's logits are the same alone and among 1 to 40 others that prefill and decode beside it."""
-    bench = Bench(make(name, dtype), num_blocks=400)
+    bench = Bench(make(name, precision), num_blocks=400)
     alone = bench.whole(PROMPT)
     for num_neighbours in (1, 2, 7, 40):
         stream = bench.stream(PROMPT)
@@ -54,11 +54,11 @@ def test_neighbours_do_not_change_a_bit(make: Make, name: str, dtype: DtypeName)
         bench = Bench(bench.model, num_blocks=400, seed=num_neighbours)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", list(CONFIGS))
-def test_chunking_does_not_change_a_bit(make: Make, name: str, dtype: DtypeName) -> None:
+def test_chunking_does_not_change_a_bit(make: Make, name: str, precision: Precision) -> None:
     """However a prompt is cut into steps, its logits are the same."""
-    model = make(name, dtype)
+    model = make(name, precision)
     whole = Bench(model).whole(PROMPT)
 
     @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None, derandomize=True)
