@@ -12,10 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_PROGRESS_BAR ?= on
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit model fix docs web bench chaos audit clean
+.PHONY: help serve test check unit model fix docs web bench bench-start bench-peers chaos audit clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 serve: $(VENV)/installed ## install what is missing and start the service on 127.0.0.1:8000
 	@exec $(BIN)/headcount serve $(ARGS)
@@ -49,6 +49,12 @@ web: ## build the page (needs npm)
 
 bench: $(VENV)/installed-dev model ## throughput of the engine against the machine's roof and transformers
 	$(BIN)/headcount bench --against transformers
+
+bench-start: $(VENV)/installed model ## how long a replica takes to its first token, and what a second one adds in memory
+	$(BIN)/python -m service.bench.cold_start
+
+bench-peers: $(VENV)/installed-dev model ## other engines on the same weights, here and now; installs them into .peers/ (an hour, gigabytes)
+	$(BIN)/python -m service.bench.peers
 
 chaos: $(VENV)/installed ## kill what can be killed under load, and account for every request
 	$(BIN)/python -m service.bench.chaos

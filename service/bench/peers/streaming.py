@@ -1,0 +1,132 @@
+"""Over HTTP: so many clients, each with one stream after the other, on one server at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx
+
+from service.bench.peers.entrants import Entrant
+from service.errors import StartupError
+from service.fleet.environment import free_port
+
+NUM_CLIENTS = 16
+REQUESTS_EACH = 3
+NUM_WORDS = 96
+MAX_TOKENS = 48
+START_TIMEOUT_S = 300.0
+PROBE_PERIOD_S = 0.5
+STOP_TIMEOUT_S = 60.0
+WORDS = (
+    "red",
+    "bird",
+    "house",
+    "over",
+    "the",
+    "old",
+    "sea",
+    "flew",
+    "and",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "by",
+    "dawn",
+    "how",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Seconds: to each stream's first token, and from one token to the next after it, a mean for each stream."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    tpot_s: list[float] = field(default_factory=list)
+
+    def medians(self) -> dict[str, float]:
+        return {"ttft_s": statistics.median(self.ttft_s), "tpot_s": statistics.median(self.tpot_s)}
+
+
+def compare(entrants: Sequence[Entrant], num_rounds: int, say: Callable[[str], None]) -> Mapping[str, Latencies]:
+    """In turns, each alone on the machine. Who does not start is left out, and said."""
+    found: dict[str, Latencies] = {}
+    for number in range(num_rounds):
+        for entrant in entrants:
+            rng = random.Random(number)
+            try:
+                with _running(entrant) as port:
+                    asyncio.run(_load(port, 1, rng, Latencies()))  # so that nothing is used for the first time
+                    asyncio.run(_load(port, REQUESTS_EACH, rng, found.setdefault(entrant.name, Latencies())))
+            except StartupError as error:
+                say(f"{entrant.name} does not take part: {error}")
+    return found
+
+
+@contextmanager
+def _running(entrant: Entrant) -> Iterator[int]:
+    """The port at which it answers. Raises StartupError if it does not come up."""
+    port = free_port()
+    server = subprocess.Popen(  # noqa: S603 - our own command
+        [*entrant.command, str(port)],
+        env=os.environ | entrant.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _await_ready(server, port)
+        yield port
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _await_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise StartupError(f"its server ended with status {server.returncode}")
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:
+                return
+        time.sleep(PROBE_PERIOD_S)
+    raise StartupError(f"its server was not ready within {START_TIMEOUT_S:.0f} s")
+
+
+async def _load(port: int, requests_each: int, rng: random.Random, latencies: Latencies) -> None:
+    async def client() -> None:
+        for _ in range(requests_each):
+            await _stream(port, " ".join(rng.choices(WORDS, k=NUM_WORDS)), latencies)
+
+    await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+
+
+async def _stream(port: int, prompt: str, latencies: Latencies) -> None:
+    """One completion. Sockets, not a client library: the client shares the server's processors."""
+    asked = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
+    body = json.dumps(asked).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    sent_at = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    arrivals = [time.perf_counter() async for line in reader if line.startswith(b'data: {"')]
+    writer.close()
+    if len(arrivals) < MAX_TOKENS // 2:
+        raise StartupError(f"its server streamed {len(arrivals)} events for {MAX_TOKENS} tokens")
+    latencies.ttft_s.append(arrivals[0] - sent_at)
+    latencies.tpot_s.append((arrivals[-1] - arrivals[0]) / (MAX_TOKENS - 1))
