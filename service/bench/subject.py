@@ -21,16 +21,12 @@ class Subject:
     @property
     def weight_bytes(self) -> int:
         """What a step reads of the linear layers, the output layer among them."""
-        return self._num_weights * self.model.dtype.itemsize
+        return sum(linear.num_bytes for linear in self.model.linears)
 
     @property
     def flops_per_token(self) -> int:
         """Multiplications and additions of the matrix products."""
-        return 2 * self._num_weights
-
-    @property
-    def _num_weights(self) -> int:
-        return sum(linear.num_weights for linear in self.model.linears)
+        return 2 * sum(linear.num_weights for linear in self.model.linears)
 
 
 def load_subject(settings: Settings) -> Subject:

@@ -14,10 +14,10 @@ from service.engine.config import EngineConfig
 from service.engine.core import EngineCore
 from service.engine.runner import ModelRunner
 from service.engine.stream import merge
-from service.model.loader import load_model
 from service.model.transformer import Transformer
 from service.types import FinishReason, GenerateRequest, SamplingParams, TokenEvent
 from tests.model.adapters import default_model_modules, read, write_adapter
+from tests.model.precisions import load_as
 
 pytestmark = pytest.mark.integration
 
@@ -25,13 +25,13 @@ NUM_OUTPUT_TOKENS = 20
 Tokens = tuple[int, ...]
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "float32"])
+@pytest.fixture(scope="module", params=["bfloat16", "float32", "int4"])
 def model(
     request: pytest.FixtureRequest, default_model_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Transformer:
     torch.set_num_threads(1)
     cache = tmp_path_factory.mktemp("cache")
-    return load_model(default_model_path, dtype=request.param, device="cpu", cache_dir=cache)
+    return load_as(request.param, default_model_path, cache)
 
 
 def engine(
