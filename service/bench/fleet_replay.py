@@ -66,9 +66,9 @@ class Live:
 @click.command()
 @click.argument("trace", type=click.Path(exists=True, path_type=Path))
 @click.option("--start", default=0.0, show_default=True, help="second of the trace to start at")
-@click.option("--length", default=1800.0, show_default=True, help="seconds of the trace")
-@click.option("--speed", default=3.0, show_default=True, help="times as fast as it happened")
-@click.option("--token-scale", default=0.05, show_default=True, help="factor for prompt and output lengths")
+@click.option("--length", default=1080.0, show_default=True, help="seconds of the trace")
+@click.option("--speed", default=1.8, show_default=True, help="times as fast as it happened")
+@click.option("--token-scale", default=0.1, show_default=True, help="factor for prompt and output lengths")
 @click.option("--max-replicas", default=14, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the result here")
 def main(
