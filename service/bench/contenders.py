@@ -47,6 +47,7 @@ class Headcount:
         while num_waiting > 0:
             output = self._core.step()
             num_waiting -= len(output.stats.ttft_s)
+            assert not output.stats.finished, "a sequence ended that was to go on"
             events += output.events
         return events
 

@@ -41,7 +41,7 @@ HOST = ("scheduler", "preparation", "sampling", "output", "rest of the step")
 MODEL = ("linear layers", "attention", "norms, gates, rotary", "rest of the model")
 
 BATCHES = (1, 4, 16, 64)
-PROMPT_TOKENS = 128
+PROMPT_TOKENS = 64
 NUM_STEPS = 8  # of a run
 PREFILL_TOKENS = 512
 ROUNDS = 4

@@ -29,7 +29,7 @@ def measure_roof(dtype: torch.dtype) -> Roof:
     layer = Linear(torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype))
     rows = torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype)
     return Roof(
-        bytes_per_s=READ_BYTES / _best(memory.sum),
+        bytes_per_s=READ_BYTES / min(_best(memory.sum), _best(memory.amax)),
         flops=2 * MATRIX_SIZE**3 / _best(lambda: layer(rows)),
     )
 

@@ -29,11 +29,17 @@ class Subject:
         return 2 * sum(linear.num_weights for linear in self.model.linears)
 
 
+PATIENCE_S = 3600.0
+
+
 def load_subject(settings: Settings) -> Subject:
-    """Without prefix cache and speculation, so that every step computes what it is asked. Raises ConfigError."""
+    """Without prefix cache and speculation, so that every step computes what it is asked, and nothing of it is given up
+    because it waits. Raises ConfigError.
+    """
     if settings.runner != "model":
         raise ConfigError("bench measures the real model: the synthetic runner costs what it is told to.")
-    engine = load_engine(settings.model_copy(update={"prefix_caching": False, "speculation": "off"}))
+    changes = {"prefix_caching": False, "speculation": "off", "queue_timeout_s": PATIENCE_S}
+    engine = load_engine(settings.model_copy(update=changes))
     if not isinstance(engine.model.runner, ModelRunner):
         raise ConfigError("bench measures generation: this model only gives embeddings.")
     return Subject(engine, engine.model.runner.model)

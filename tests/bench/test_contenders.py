@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,16 @@ def test_every_sequence_takes_part_in_every_step() -> None:
     assert [len(headcount.step()) for _ in range(2)] == [3, 3]
     headcount.finish()
     assert not engine.has_work
+
+
+def test_what_is_given_up_is_not_waited_for() -> None:
+    """An engine that ends a sequence because it waited too long cannot be measured; it is no endless loop."""
+    seconds = itertools.count()
+    config = EngineConfig(max_num_seqs=4, max_num_batched_tokens=4, prefix_caching=False, queue_timeout_s=0.5)
+    runner = HistoryRunner(num_blocks=64)
+    headcount = Headcount(EngineCore(runner, config, clock=lambda: time.monotonic() + next(seconds)))
+    with pytest.raises(AssertionError, match="a sequence ended that was to go on"):
+        headcount.start(PROMPTS, 2)
 
 
 def test_a_load_is_answered_whole() -> None:

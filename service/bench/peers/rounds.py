@@ -128,9 +128,10 @@ class _Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
+            status = self._process.wait()  # its complaint comes after the end of its answers
             self._errors.seek(0)
             said = [line.strip() for line in self._errors if line.strip()]
-            raise StartupError(said[-1] if said else f"exit status {self._process.wait()}")
+            raise StartupError(said[-1] if said else f"exit status {status}")
         found: dict[str, Any] = json.loads(line)
         return found
 

@@ -66,10 +66,14 @@ def compare(entrants: Sequence[Entrant], num_rounds: int, say: Callable[[str], N
             rng = random.Random(number)
             try:
                 with _running(entrant) as port:
-                    asyncio.run(_load(port, 1, rng, Latencies()))  # so that nothing is used for the first time
-                    asyncio.run(_load(port, REQUESTS_EACH, rng, found.setdefault(entrant.name, Latencies())))
+                    asyncio.run(_load(port, 1, rng))  # so that nothing is used for the first time
+                    latencies = asyncio.run(_load(port, REQUESTS_EACH, rng))
             except StartupError as error:
                 say(f"{entrant.name} does not take part: {error}")
+            else:
+                kept = found.setdefault(entrant.name, Latencies())
+                kept.ttft_s.extend(latencies.ttft_s)
+                kept.tpot_s.extend(latencies.tpot_s)
     return found
 
 
@@ -108,12 +112,18 @@ def _await_ready(server: subprocess.Popen[bytes], port: int) -> None:
     raise StartupError(f"its server was not ready within {START_TIMEOUT_S:.0f} s")
 
 
-async def _load(port: int, requests_each: int, rng: random.Random, latencies: Latencies) -> None:
+async def _load(port: int, requests_each: int, rng: random.Random) -> Latencies:
+    latencies = Latencies()
+
     async def client() -> None:
         for _ in range(requests_each):
             await _stream(port, " ".join(rng.choices(WORDS, k=NUM_WORDS)), latencies)
 
-    await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
+    failures = await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)), return_exceptions=True)
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return latencies
 
 
 async def _stream(port: int, prompt: str, latencies: Latencies) -> None:

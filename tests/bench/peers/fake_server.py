@@ -1,0 +1,27 @@
+"""A server of completions that streams so many events: python -m tests.bench.peers.fake_server EVENTS PORT."""
+
+from __future__ import annotations
+
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert asked["stream"]
+        assert asked["ignore_eos"]
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(int(sys.argv[1])):
+            self.wfile.write(b'data: {"choices": [{"text": "a"}]}\n\n')
+        self.wfile.write(b"data: [DONE]\n\n")
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
