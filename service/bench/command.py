@@ -65,6 +65,7 @@ def bench(settings: Settings, against: tuple[str, ...], *, as_json: bool) -> Non
     report["setup"] = {
         "model": engine.model_id,
         "dtype": engine.model.cache_dtype,
+        "quantization": settings.quantization,
         "threads": torch.get_num_threads(),
         "prompt_tokens": PROMPT_TOKENS,
         "decode_steps": NUM_STEPS,

@@ -35,7 +35,7 @@ def load_linears(
         if stored[name].format is None:
             return weights[name].to(device)
         packed = stored[name].packed(weights[name])
-        if library is None or _is_for_onednn(packed.format):
+        if library is None or _is_left_to_onednn(packed.format):
             return packed.values().to(device)
         return NativeWeight(packed, library)
 
@@ -57,6 +57,6 @@ def _say_what_is_not_quantized(matrices: Sequence[StoredWeight], *, has_kernels:
         )
 
 
-def _is_for_onednn(format_: Format) -> bool:
+def _is_left_to_onednn(format_: Format) -> bool:
     """It has kernels for matrix units, which ours do not use."""
     return format_ == "bfloat16" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
