@@ -7,6 +7,7 @@ import time
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from service import __version__
 from service.api.app import create_app
 from service.api.state import ApiState
 from service.assembly import Engine
@@ -35,7 +36,7 @@ def ready(engine: Engine) -> tuple[EngineBackend, FastAPI]:
         backend=backend,
         tokenizer=engine.tokenizer,
         model_id=engine.model_id,
-        version="",
+        version=__version__,
         created_at=int(time.time()),
         recorder=recorder,
         render_metrics=lambda: render(registry),

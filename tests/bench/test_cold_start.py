@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bench.cold_start import Memory
+from service.bench.cold_start import Memory, started
+from service.bench.replica_start import STAGES
 
 CACHE = Path("/home/me/.cache/headcount")
 SMAPS = """\
@@ -42,3 +43,14 @@ def test_this_process_can_be_weighed() -> None:
     """The kernel's own text is understood: we are not weightless."""
     found = Memory.of(Path(f"/proc/{os.getpid()}/smaps").read_text(), CACHE)
     assert found.all > found.own > 0.0
+
+
+@pytest.mark.integration
+def test_a_start_is_timed_from_process_to_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process with an engine that computes nothing: every stage but the reading of weights takes time."""
+    monkeypatch.setenv("HEADCOUNT_RUNNER", "synthetic")
+    with started() as start:
+        assert tuple(start.stages_s) == STAGES
+        assert [stage for stage, seconds in start.stages_s.items() if seconds <= 0.0] == ["weights"]
+        assert Path(f"/proc/{start.pid}").exists()
+    assert not Path(f"/proc/{start.pid}").exists()
