@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 PACKABLE = (torch.float32, torch.bfloat16)
 PACK_FOR_ROWS = 16  # the batch size whose kernel the blocked layout is chosen for
 
-M_MMAP_THRESHOLD = -3  # mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 LARGEST_MMAP_THRESHOLD = 32 << 20
+KEPT_BYTES = 512 << 20
 PAGE = mmap.PAGESIZE
 START_IN_PAGE = 64  # where PyTorch's allocator puts what malloc maps for it
 
@@ -88,7 +89,8 @@ def _is_for_onednn(weight: Tensor | NativeWeight) -> bool:
 def alike_allocations() -> Iterator[None]:
     """Make every large allocation inside start at the same offset in its page, as `share_packed` needs.
 
-    Afterwards large temporaries come from the heap: fresh pages for each cost more than the arithmetic on them.
+    Afterwards large temporaries come from the heap, which keeps what they leave: fresh pages for each cost more than
+    the arithmetic on them.
     """
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
@@ -97,6 +99,7 @@ def alike_allocations() -> Iterator[None]:
         yield
     finally:
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def share_packed(linears: Iterable[Linear], path: Path) -> int:
