@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from service.assembly import context_length, load_engine
 from service.config import Settings
 from service.engine.config import LoopConfig
 from service.engine.loop import EngineBackend
-from service.errors import ConfigError
+from service.errors import ConfigError, ModelNotFoundError
 from tests.api.fakes import MESSAGES, ScriptedBackend, client_for, complaint, make_state
 from tests.model.test_encoder import random_bert
 from tests.model.tiny_models import saved
@@ -140,3 +141,12 @@ def test_a_cold_start_imports_what_it_needs() -> None:
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     seldom_needed = {"torch", "ray", "huggingface_hub", "gguf", "transformers", "numpy"}
     assert not seldom_needed & set(json.loads(output))
+
+
+def test_garbage_is_collected_again_after_a_start() -> None:
+    """Also after one that failed."""
+    load_engine(Settings(runner="synthetic"))
+    assert gc.isenabled()
+    with pytest.raises(ModelNotFoundError):
+        load_engine(Settings(model="/nowhere"))
+    assert gc.isenabled()
