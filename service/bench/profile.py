@@ -17,8 +17,9 @@ from functools import partial
 
 import click
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.bench.contenders import Headcount
 from service.bench.roof import Roof, measure_roof
@@ -209,15 +210,14 @@ def _print(setup: dict[str, object], found: Profile) -> None:
     console = Console()
     console.print(setup)
     loads = _loads(found)
-    table = Table("milliseconds", *loads, title=f"decode by batch size, and a prefill of {PREFILL_TOKENS}")
+    title = f"a decode step by batch size, and a prefill of {PREFILL_TOKENS}"
+    table = Table("milliseconds", *(Column(name, no_wrap=True) for name in loads), title=title, box=SIMPLE)
     for part in (*MODEL, *HOST):
-        cells = (
-            f"{split.parts_s[part] * 1e3:.2f}  {split.parts_s[part] / split.watched_s:4.0%}" for split in loads.values()
-        )
-        table.add_row(part, *cells, end_section=part == MODEL[-1])
-    table.add_section()
-    table.add_row("watched", *(f"{split.watched_s * 1e3:.2f}" for split in loads.values()))
-    table.add_row("bare", *(f"{split.bare_s * 1e3:.2f}" for split in loads.values()))
+        shares = ((split.parts_s[part], split.watched_s) for split in loads.values())
+        cells = (f"{found_s * 1e3:.3g} {found_s / whole_s:.0%}" for found_s, whole_s in shares)
+        table.add_row(part, *cells, end_section=part in (MODEL[-1], HOST[-1]))
+    table.add_row("watched", *(f"{split.watched_s * 1e3:.3g}" for split in loads.values()))
+    table.add_row("bare", *(f"{split.bare_s * 1e3:.3g}" for split in loads.values()))
     table.add_row("host", *(f"{split.host_share:.1%}" for split in loads.values()))
     console.print(table)
     roof = found.roof
