@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import httpx
 
@@ -24,6 +25,15 @@ NUM_CLIENTS = 16
 REQUESTS_EACH = 3
 NUM_WORDS = 96
 MAX_TOKENS = 48
+ASKED = MappingProxyType(
+    {
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+)
 START_TIMEOUT_S = 300.0
 PROBE_PERIOD_S = 0.5
 STOP_TIMEOUT_S = 60.0
@@ -128,15 +138,17 @@ async def _load(port: int, requests_each: int, rng: random.Random) -> Latencies:
 
 async def _stream(port: int, prompt: str, latencies: Latencies) -> None:
     """One completion. Sockets, not a client library: the client shares the server's processors."""
-    asked = {"prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
-    body = json.dumps(asked).encode()
+    body = json.dumps({"prompt": prompt, **ASKED}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
     sent_at = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    arrivals = [time.perf_counter() async for line in reader if line.startswith(b'data: {"')]
+    events = [(time.perf_counter(), line) async for line in reader if line.startswith(b'data: {"')]
     writer.close()
-    if len(arrivals) < MAX_TOKENS // 2:
-        raise StartupError(f"its server streamed {len(arrivals)} events for {MAX_TOKENS} tokens")
+    usage = json.loads(events[-1][1].removeprefix(b"data: ")).get("usage") if events else None
+    num_tokens = usage["completion_tokens"] if usage else 0
+    if num_tokens != MAX_TOKENS:
+        raise StartupError(f"its server streamed {num_tokens} tokens of {MAX_TOKENS}")
+    arrivals = [arrived_at for arrived_at, _ in events]
     latencies.ttft_s.append(arrivals[0] - sent_at)
     latencies.tpot_s.append((arrivals[-1] - arrivals[0]) / (MAX_TOKENS - 1))

@@ -1,4 +1,4 @@
-"""A server of completions that streams so many events: python -m tests.bench.peers.fake_server EVENTS PORT."""
+"""A server of completions that streams so many tokens: python -m tests.bench.peers.fake_server TOKENS PORT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for _ in range(int(sys.argv[1])):
             self.wfile.write(b'data: {"choices": [{"text": "a"}]}\n\n')
-        self.wfile.write(b"data: [DONE]\n\n")
+        usage = {"completion_tokens": int(sys.argv[1])}
+        self.wfile.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode())
 
 
 if __name__ == "__main__":

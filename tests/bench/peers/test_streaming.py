@@ -14,8 +14,8 @@ def server(name: str, *command: str) -> Entrant:
     return Entrant(name, (sys.executable, *command), {})
 
 
-def streaming(num_events: int) -> tuple[str, ...]:
-    return ("-m", "tests.bench.peers.fake_server", str(num_events))
+def streaming(num_tokens: int) -> tuple[str, ...]:
+    return ("-m", "tests.bench.peers.fake_server", str(num_tokens))
 
 
 def test_every_stream_is_timed() -> None:
@@ -32,7 +32,7 @@ def test_every_stream_is_timed() -> None:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (streaming(3), f"streamed 3 events for {MAX_TOKENS} tokens"),
+        (streaming(3), f"streamed 3 tokens of {MAX_TOKENS}"),
         (("-c", "raise SystemExit(7)"), "ended with status 7"),
     ],
 )
