@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from service.bench.contender import Asked, Prompt, serve
 
 MAX_SEQUENCES = 64
-CONTEXT = MAX_SEQUENCES * 512  # tokens of all
+SHARE = 512  # tokens that each of so many sequences has room for
+LONGEST = 4096  # tokens that a single sequence has room for
 BATCH = 2048  # tokens of a call; the library cuts it into pieces of 512
 
 
@@ -23,7 +24,8 @@ class _Token(NamedTuple):
 
 
 class LlamaCpp:
-    """One context whose sequences share one cache."""
+    """Two contexts, for many sequences and for a long one: sequences that share one cache look at each other's part of
+    it too, which makes a large batch slow."""
 
     def __init__(self, path: str, num_threads: int) -> None:
         self._library: Any = importlib.import_module("llama_cpp.llama_cpp")
@@ -31,18 +33,16 @@ class LlamaCpp:
         library = self._library
         library.llama_backend_init()
         model = library.llama_model_load_from_file(path.encode(), library.llama_model_default_params())
-        parameters = library.llama_context_default_params()
-        parameters.n_ctx = CONTEXT
-        parameters.n_batch = BATCH
-        parameters.n_seq_max = MAX_SEQUENCES
-        parameters.n_threads = parameters.n_threads_batch = num_threads
-        parameters.kv_unified = True
-        self._context = library.llama_init_from_model(model, parameters)
+        self._many = self._new_context(model, MAX_SEQUENCES, MAX_SEQUENCES * SHARE, num_threads)
+        self._long = self._new_context(model, 1, LONGEST, num_threads)
+        self._context = self._many
         self._vocab_size = library.llama_vocab_n_tokens(library.llama_model_get_vocab(model))
         self._batch = library.llama_batch_init(BATCH, 0, 1)
         self._last: list[_Token] = []
 
-    def start(self, prompts: Sequence[Prompt], num_steps: int) -> None:  # noqa: ARG002
+    def start(self, prompts: Sequence[Prompt], num_steps: int) -> None:
+        is_long = max(map(len, prompts)) + num_steps > SHARE
+        self._context = self._long if is_long else self._many
         tokens = [token for sequence, prompt in enumerate(prompts) for token in _prompt(prompt, sequence)]
         self._last = self._decode(tokens)
 
@@ -55,6 +55,7 @@ class LlamaCpp:
 
     def answer(self, requests: Sequence[Asked]) -> None:
         """Every call computes a token of each sequence that runs, and as many prompts of the next ones as fit."""
+        self._context = self._many
         waiting = list(requests)[::-1]
         memory = self._library.llama_get_memory(self._context)
         free = list(range(MAX_SEQUENCES))
@@ -75,6 +76,14 @@ class LlamaCpp:
                 else:
                     self._library.llama_memory_seq_rm(memory, token.sequence, -1, -1)
                     free.append(token.sequence)
+
+    def _new_context(self, model: Any, num_sequences: int, num_tokens: int, num_threads: int) -> Any:
+        parameters = self._library.llama_context_default_params()
+        parameters.n_ctx = num_tokens
+        parameters.n_batch = BATCH
+        parameters.n_seq_max = num_sequences
+        parameters.n_threads = parameters.n_threads_batch = num_threads
+        return self._library.llama_init_from_model(model, parameters)
 
     def _decode(self, tokens: Sequence[_Token]) -> list[_Token]:
         """What follows each token that has logits."""
