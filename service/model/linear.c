@@ -14,7 +14,6 @@
 #define LANES 16
 #define GROUP 32           // inputs with one scale
 #define ROWS 8             // rows of x whose sums live in registers at once
-#define PANELS 2           // that a thread takes at a time
 #define FEW_ROWS 4         // with which memory, asked for by the processor's own prefetchers, takes longer than arithmetic
 #define QUANTIZED_ROWS 8   // rows of x that a thread rounds at a time
 #define INLINE static inline __attribute__((always_inline))
@@ -30,6 +29,7 @@ struct product {
     float *scales;         // [rows, groups],
     float *sums;           // and [rows, groups]: the sum of a group's codes
     int64_t rows, inputs, outputs;
+    int64_t share;         // panels that a thread takes at a time, one behind the other in memory
     int format;
 };
 
@@ -116,8 +116,8 @@ INLINE void integer_tile(const struct product *a, int64_t panel, int64_t row, in
 
 // A panel stays in the cache for all rows, which are cut evenly.
 INLINE void multiply(const struct product *a, int64_t item, int format) {
-    const int64_t panels = (a->outputs + LANES - 1) / LANES, first = item * PANELS;
-    const int64_t last = first + PANELS < panels ? first + PANELS : panels, tiles = (a->rows + ROWS - 1) / ROWS;
+    const int64_t panels = (a->outputs + LANES - 1) / LANES, first = item * a->share;
+    const int64_t last = first + a->share < panels ? first + a->share : panels, tiles = (a->rows + ROWS - 1) / ROWS;
     for (int64_t panel = first; panel < last; panel++) {
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t row = a->rows * t / tiles;
