@@ -100,7 +100,7 @@ class Settings(BaseModel):
     max_num_batched_tokens: int = Field(256, ge=16, le=1 << 20, description="most new tokens in a step")
     prefix_caching: bool = Field(True, description="reuse the blocks of equal prefixes")
     speculation: Literal["ngram", "off"] = Field(
-        "off", description="guess a sequence's next tokens by what followed its latest ones before; off: do not"
+        "ngram", description="guess a sequence's next tokens by what followed its latest ones before; off: do not"
     )
     num_speculative_tokens: int = Field(4, ge=1, le=32, description="most tokens guessed for a sequence in a step")
     max_waiting: int = Field(256, ge=0, description="requests that may wait in a replica before it answers 429")

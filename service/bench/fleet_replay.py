@@ -100,6 +100,7 @@ def _play(folder: Path, replay: list[str], max_replicas: int) -> float:
     """Run the service and the load tester; returns the Unix time at which the load began."""
     settings = {
         "runner": "synthetic",
+        "speculation": "off",  # a step is to cost what COST says
         "synthetic-cost": json.dumps(asdict(COST)),
         "max-num-seqs": LIMITS.max_num_seqs,
         "max-num-batched-tokens": LIMITS.max_num_batched_tokens,

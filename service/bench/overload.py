@@ -108,6 +108,7 @@ def _entry(tenant: str) -> str:
 def _flags(folder: Path, replicas: int) -> list[str]:
     settings = {
         "runner": "synthetic",
+        "speculation": "off",  # a step is to cost what COST says
         "synthetic-cost": json.dumps(asdict(COST)),
         "max-num-seqs": MAX_NUM_SEQS,
         "min-replicas": replicas,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -56,18 +57,24 @@ def flags_of(settings: Mapping[str, object]) -> list[str]:
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
+MOST_SHOWN = 4000  # characters of what a server that did not start has said
+
+
 @contextmanager
 def running_server(*flags: str) -> Iterator[RunningServer]:
     """Started with `flags`, on a free port."""
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), *flags]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-    try:
-        assert server.stdout is not None
-        next(line for line in server.stdout if line.startswith("Ready"))
-        # What it says later must not fill the pipe, or it waits for a reader.
-        threading.Thread(target=server.stdout.read, daemon=True).start()
-        yield RunningServer(port, server.pid)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait()
+    with tempfile.TemporaryFile() as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+        try:
+            assert server.stdout is not None
+            if not any(line.startswith("Ready") for line in server.stdout):
+                errors.seek(0)
+                raise RuntimeError(f"The server did not start:\n{errors.read().decode()[-MOST_SHOWN:]}")
+            # What it says later must not fill the pipe, or it waits for a reader.
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield RunningServer(port, server.pid)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()

@@ -19,15 +19,13 @@ from service.engine.aside import Asides, Pieces, T
 from service.engine.config import LoopConfig
 from service.engine.core import EngineCore
 from service.engine.live_requests import LiveRequests
+from service.engine.observer import GuardedObserver, Observer
 from service.engine.stream import RequestStream, push_all
 from service.errors import EngineError, UnavailableError
 from service.health import Health, state_of
-from service.types import Claim, FinishReason, GenerateRequest, StepStats, TokenEvent
+from service.types import Claim, FinishReason, GenerateRequest, TokenEvent
 
 logger = logging.getLogger(__name__)
-
-Observer = Callable[[StepStats], None]
-"""Told of every step, on the engine thread."""
 
 
 class EngineBackend:
@@ -43,7 +41,7 @@ class EngineBackend:
     ) -> None:
         self._core = core
         self._config = config
-        self._observer = observer
+        self._observe = GuardedObserver(observer)
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._changed = threading.Condition()  # guards what follows
@@ -54,7 +52,6 @@ class EngineBackend:
         self._failure: str | None = None
         self._is_stopping = False
         self._busy_since: float | None = None  # when the present step began, or work began to wait; None when idle
-        self._is_observer_broken = False
 
     @property
     def max_model_len(self) -> int:
@@ -217,16 +214,6 @@ class EngineBackend:
         except RuntimeError:  # the loop is closed: nobody can read these streams any more
             for request_id in request_ids:
                 self._abort(request_id)
-
-    def _observe(self, stats: StepStats) -> None:
-        if self._observer is None:
-            return
-        try:
-            self._observer(stats)
-        except Exception:
-            if not self._is_observer_broken:  # once: there may be fifty steps a second
-                logger.exception("the observer of engine steps failed; its figures are wrong from here on")
-            self._is_observer_broken = True
 
     def _end_live(self, reason: FinishReason, error: str) -> None:
         """Nothing more comes from the core: end every stream that still waits for something."""

@@ -131,7 +131,8 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess) -> None:
     body = {"prompt": "Tell me everything.", "max_tokens": 4000, "min_tokens": 4000, "stream": True}
     with server.client() as client, client.stream("POST", "/v1/completions", json=body) as response:
         assert response.status_code == 200
-        next(response.iter_lines())
+        lines = response.iter_lines()  # an iterator that nobody holds closes the response
+        next(lines)
         eventually(lambda: metric(server, "vllm:num_requests_running") == 1)
     eventually(lambda: metric(server, "vllm:num_requests_running") == 0)
     eventually(lambda: metric(server, "vllm:kv_cache_usage_perc") == 0)
