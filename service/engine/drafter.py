@@ -9,6 +9,7 @@ LENGTHS = (4, 3, 2)
 """Of the n-grams that are looked up, in that order."""
 
 FIRST_CHANCE = 0.5
+MOST_INDEXED = 4096  # of the tokens that are there at first: indexing them all would hold up a step
 _LEARNING = 1 / 8  # per guess that was judged
 
 
@@ -52,6 +53,8 @@ class Drafter:
             self.chance *= 1.0 - _LEARNING
 
     def _index(self, token_ids: list[int]) -> None:
+        if not self._after:
+            self._num_indexed = max(self._num_indexed, len(token_ids) - MOST_INDEXED)
         for end in range(self._num_indexed, len(token_ids)):
             for length in LENGTHS:
                 if length <= end:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -33,6 +36,8 @@ from service.metrics.exposition import render, serve_metrics
 from service.metrics.multiprocess import configure
 from service.metrics.recorder import Recorder
 from service.types import StepStats
+
+logger = logging.getLogger(__name__)
 
 
 class Replica:
@@ -82,10 +87,18 @@ class Replica:
         return report.to_numbers()
 
     def check_health(self) -> None:
-        """Called by Serve: raises when the engine's heartbeat has stopped, so that the replica is replaced."""
+        """Called by Serve: raises when the engine has failed, so that the replica is replaced.
+
+        One that hangs ends its process: connections break, and HAProxy asks another replica for those who have no
+        answer yet. Serve would end it in order, which answers each of them with 500.
+        """
         health = self._backend.health()
-        if not health.alive:
-            raise EngineError(health.reason)
+        if health.alive:
+            return
+        if health.num_running + health.num_waiting > 0:
+            logger.critical("the engine hangs, and takes the replica with it: %s", health.reason)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise EngineError(health.reason)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse new requests (503) and finish what is accepted; what takes longer than `timeout_s` is aborted."""

@@ -73,6 +73,13 @@ def test_a_guess_that_is_not_worth_it_is_not_made(least_chance: float, expected:
     assert len(propose(CIRCLE, least_chance=least_chance - 1e-12)) == expected
 
 
+def test_of_a_long_prompt_the_last_tokens_are_known() -> None:
+    """What is further back is not looked for: indexing it would hold up the step of everybody."""
+    near, far = [1, 2, 3, *range(10, MOST_INDEXED), 1, 2], [1, 2, 3, *range(10, 2 * MOST_INDEXED), 1, 2]
+    assert propose(near, limit=1) == [3]
+    assert propose(far, limit=1) == []
+
+
 def test_bad_guesses_end() -> None:
     """They get shorter, then there are none."""
     drafter = Drafter()
