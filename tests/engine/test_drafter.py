@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.drafter import FIRST_CHANCE, LENGTHS, Drafter
+from service.engine.drafter import FIRST_CHANCE, LENGTHS, MOST_INDEXED, Drafter
 
 
 def propose(token_ids: list[int], limit: int = 4, least_chance: float = 0.0) -> list[int]:
