@@ -23,7 +23,7 @@ HEAD = "lm_head"
 def load_linears(
     stored: Mapping[str, StoredWeight], weights: Mapping[str, Tensor], device: torch.device, cache_dir: Path
 ) -> dict[str, Linear]:
-    """Layers by name, the output layer last. `weights` is what was stored of `stored`, mapped."""
+    """Layers by name, the output layer last. `weights` was stored of `stored`; what is not packed is on `device`."""
     matrices = {name.removesuffix(".weight"): name for name, weight in stored.items() if is_linear(name, weight.shape)}
     matrices[HEAD] = matrices.pop(HEAD, EMBEDDING)
     formats = {stored[name].format for name in matrices.values()}
@@ -33,17 +33,15 @@ def load_linears(
 
     def weight(name: str) -> Tensor | NativeWeight:
         if stored[name].format is None:
-            return weights[name].to(device)
+            return weights[name]
         packed = stored[name].packed(weights[name])
         if library is None or _is_left_to_onednn(packed.format):
             return packed.values().to(device)
         return NativeWeight(packed, library)
 
-    def bias(module: str) -> Tensor | None:
-        found = weights.get(f"{module}.bias")
-        return None if found is None else found.to(device)
-
-    return {module: Linear(weight(name), bias(module), name=module) for module, name in matrices.items()}
+    return {
+        module: Linear(weight(name), weights.get(f"{module}.bias"), name=module) for module, name in matrices.items()
+    }
 
 
 def _say_what_is_not_quantized(matrices: Sequence[StoredWeight], *, has_kernels: bool) -> None:

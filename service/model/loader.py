@@ -69,13 +69,14 @@ def load_model(
     stored = stored_weights(checkpoint, runtime_dtype, quantization)
     require_memory(path, sum(weight.num_bytes for weight in stored.values()), available_bytes(target), device)
     directory = prepare(checkpoint, dtype=runtime_dtype, quantization=quantization, cache_dir=cache_dir)
-    weights = map_weights(directory)
+    plain = {name for name, weight in stored.items() if weight.format is None}
+    weights = {name: tensor.to(target) if name in plain else tensor for name, tensor in map_weights(directory).items()}
     with alike_allocations() if target.type == "cpu" else nullcontext():
         linears = load_linears(stored, weights, target, cache_dir)
     if any(linear.is_packed for linear in linears.values()):
         _share_onednn(linears.values(), directory)
-    plain = {name: tensor.to(target) for name, tensor in weights.items() if stored[name].format is None}
-    return _transformer(checkpoint.config, plain, linears, cache_dir, block_size)
+    others = {name: weights[name] for name in plain}
+    return _transformer(checkpoint.config, others, linears, cache_dir, block_size)
 
 
 def prepare_portable(path: Path, *, dtype: DtypeName, cache_dir: Path, quantization: Quantization = "none") -> None:
