@@ -15,6 +15,8 @@ from pathlib import Path
 
 from service.fleet.environment import free_port
 
+MOST_SHOWN = 4000  # characters of what a server that did not start has said
+
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
@@ -55,9 +57,6 @@ def command_of(pid: int) -> str:
 def flags_of(settings: Mapping[str, object]) -> list[str]:
     """For `headcount serve`."""
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-
-
-MOST_SHOWN = 4000  # characters of what a server that did not start has said
 
 
 @contextmanager

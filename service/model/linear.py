@@ -5,8 +5,8 @@ faster than `torch.nn.functional.linear` and keeps the bits of a row the same fo
 oneDNN may split the sum between threads, so a lone row is computed as two (docs/decisions/0002).
 
 Our own packed weights are mapped from a file as they are (`service.model.panels`). One of oneDNN's would be a private
-copy in every replica: `share_packed` puts it into a file and maps the file over the
-buffer, page by page, after checking that the bytes are the same: replicas of a node share the page cache's one copy.
+copy in every replica: `share_packed` puts it into a file and maps the file over the buffer, page by page, after
+checking that the bytes are the same: replicas of a node share the page cache's one copy.
 """
 
 from __future__ import annotations

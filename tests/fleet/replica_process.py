@@ -6,52 +6,23 @@ python -m tests.fleet.replica_process PORT STEP_S
 from __future__ import annotations
 
 import sys
-import time
 
 import uvicorn
-from prometheus_client import CollectorRegistry
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.app import create_app
-from service.api.state import ApiState
 from service.assembly import load_engine
+from service.bench.replica_parts import ready
 from service.config import Settings
-from service.engine.config import LoopConfig
-from service.engine.loop import EngineBackend
 from service.engine.synthetic import StepCost
-from service.metrics.exposition import render
-from service.metrics.recorder import Recorder, ReplicaInfo
 
 HEALTH_PATH = "/-/healthz"  # where HAProxy asks whether a replica is there
 
 
 def application(step_s: float) -> ASGIApp:
     """A token takes `step_s`."""
-    engine = load_engine(Settings(runner="synthetic", synthetic_cost=StepCost(base_s=step_s)))
-    runner, registry = engine.model.runner, CollectorRegistry()
-    info = ReplicaInfo(
-        model_name=engine.model_id,
-        max_model_len=engine.core.max_model_len,
-        num_blocks=runner.num_blocks,
-        block_size=runner.block_size,
-        cache_dtype=engine.model.cache_dtype,
-        prefix_caching=True,
-    )
-    recorder = Recorder(info, registry)
-    backend = EngineBackend(engine.core, LoopConfig(), observer=recorder.on_step)
-    backend.start()
-    return create_app(
-        ApiState(
-            backend=backend,
-            tokenizer=engine.tokenizer,
-            model_id=engine.model_id,
-            version="0",
-            created_at=int(time.time()),
-            recorder=recorder,
-            render_metrics=lambda: render(registry),
-        )
-    )
+    _, app = ready(load_engine(Settings(runner="synthetic", synthetic_cost=StepCost(base_s=step_s))))
+    return app
 
 
 def with_health(app: ASGIApp) -> ASGIApp:
